@@ -18,7 +18,7 @@ _LAZY = {
     "from_function": "rewardsmith.functions",
     "load_reward": "rewardsmith.loading",
 }
-__all__ = ["__version__", *_LAZY]
+__all__ = ["Failure", "PreferenceModel", "Reward", "Scores", "__version__", "from_function", "load_reward"]
 
 if TYPE_CHECKING:
     from rewardsmith.functions import from_function

@@ -56,13 +56,14 @@ def from_function(
 ) -> Reward:
     """A `Reward` from a function, or from the import path of one.
 
-    Two shapes are understood, by parameter names; each gets the further columns that it names (all of them with `**kwargs`):
+    Two shapes are understood, by parameter names; each gets the further columns that it names (with `**kwargs`, all):
 
     - batched, as in TRL: `f(prompts, completions, **columns) -> list`;
     - one sample: `f(prompt, completion, **columns)` or `f(completion)`.
 
-    Either may be `async def` (samples then run concurrently). A result is a number, a bool, None (no score), or a mapping with
-    `score` and further entries: numbers become `parts`, everything goes to `details`. An exception costs its own sample only.
+    Either may be `async def` (samples then run concurrently). A result is a number, a bool, None (no score), or a
+    mapping with `score` and further entries: numbers become `parts`, everything goes to `details`. An exception costs its
+    own sample only.
 
     Raises:
         TypeError: where the function names neither `completion` nor `completions`.

@@ -1,8 +1,8 @@
 """Rewards and preference models: the two interfaces that everything else is written against.
 
-A `Reward` is called as TRL calls a reward function, `reward(prompts, completions, **columns) -> list[float | None]`, and
-answers in full through `score(batch) -> Scores`. A `PreferenceModel` answers `preference(prompts, a, b, **columns)`, the
-logit that a beats b; every `Reward` is one, by the difference of its scores.
+A `Reward` is called as TRL calls a reward function, `reward(prompts, completions, **columns) -> list[float | None]`,
+and answers in full through `score(batch) -> Scores`. A `PreferenceModel` answers `preference(prompts, a, b, **columns)`,
+the logit that a beats b; every `Reward` is one, by the difference of its scores.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -128,8 +129,8 @@ class Scores:
         """Apply the caller's choice for samples without a score.
 
         Args:
-            on_failure: `drop` leaves NaN (TRL skips it); `group_mean` puts in the mean of the group's other samples, and
-                leaves NaN where the whole group failed; `raise` raises.
+            on_failure: `drop` leaves NaN (TRL skips it); `group_mean` puts in the mean of the group's other samples
+                (NaN where the whole group failed); `raise` raises.
             groups: B hashable keys, equal for samples of one group (one prompt). Needed for `group_mean`.
 
         Raises:
@@ -156,7 +157,7 @@ class Scores:
         return replace(self, values=filled, failures=left)
 
 
-class PreferenceModel:
+class PreferenceModel(ABC):
     """Something that compares two completions of one prompt: scalar, cyclic, per-user or per-context.
 
     Subclasses implement `preference`; `preference_matrix` may be overridden where K passes serve for K candidates.
@@ -164,9 +165,12 @@ class PreferenceModel:
 
     __name__: str = "preference_model"
 
+    @abstractmethod
     def preference(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any) -> np.ndarray:
-        """Logit that `a[i]` beats `b[i]`: (B,) float64, NaN where it cannot be told. `columns` hold `user`, `context`..."""
-        raise NotImplementedError(f"{type(self).__name__} must implement preference()")
+        """Logit that `a[i]` beats `b[i]`: (B,) float64, NaN where it cannot be told.
+
+        `columns` hold what the model further reads: `user`, `context`, each of length B.
+        """
 
     def preference_matrix(
         self, prompts: Sequence[Text], candidates: Sequence[Sequence[Text]], **columns: Any
@@ -187,7 +191,7 @@ class PreferenceModel:
     def win_scores(
         self, prompts: Sequence[Text], candidates: Sequence[Sequence[Text]], **columns: Any
     ) -> list[np.ndarray]:
-        """Mean logit of each candidate against the set (paper 26, K-way use): one (K_i,) array per prompt, NaN where unknown."""
+        """Mean logit of each candidate against the others (paper 26, K-way use): one (K_i,) array per prompt."""
         return [_row_means(matrix) for matrix in self.preference_matrix(prompts, candidates, **columns)]
 
 
@@ -214,9 +218,9 @@ class Reward(PreferenceModel):
     on_failure: OnFailure = "drop"
     step: int = 0
 
+    @abstractmethod
     def score(self, batch: Batch) -> Scores:
         """Score a batch: `batch["prompt"]`, `batch["completion"]`, and any further columns, all of length B."""
-        raise NotImplementedError(f"{type(self).__name__} must implement score()")
 
     def __call__(
         self,
@@ -230,7 +234,7 @@ class Reward(PreferenceModel):
         environments: Any = None,
         **columns: Any,
     ) -> list[float | None]:
-        """TRL's reward signature: B prompts and completions in, B floats out, None where a sample could not be scored."""
+        """TRL's reward signature: B prompts and completions in, B floats out, None where a sample failed."""
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
         if trainer_state is not None:
@@ -260,7 +264,7 @@ class Reward(PreferenceModel):
         self.step = step
 
     def preference(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any) -> np.ndarray:
-        """Bradley-Terry logit r(a) - r(b), (B,). Both sides are scored in one batch, so that a shared prompt is encoded once."""
+        """Bradley-Terry logit r(a) - r(b), (B,). Both sides go into one batch: a shared prompt is encoded once."""
         columns = {name: [*column, *column] for name, column in columns.items()}
         batch = {"prompt": [*prompts, *prompts], "completion": [*a, *b], **columns}
         values = self.resolved(batch).values
@@ -287,7 +291,7 @@ class Reward(PreferenceModel):
         return np.split(values, ends[:-1]) if len(candidates) else []
 
     def as_async(self) -> Callable[..., Any]:
-        """This reward as a real `async def` (picklable, with a `__name__`), scored in a thread: for trainers that await rewards."""
+        """This reward as a real `async def` (picklable, with a `__name__`), scored in a thread."""
         call = functools.partial(_call_in_thread, self)
         call.__name__ = self.__name__  # type: ignore[attr-defined]
         return call
@@ -328,8 +332,8 @@ async def _call_in_thread(reward: Reward, *args: Any, **kwargs: Any) -> list[flo
 class Combination(Reward):
     """A weighted sum, or a product, of rewards. Made by `a + b`, `0.5 * a`, `a * b`, or `Combination(...)` directly.
 
-    A sample that any component failed to score is NaN, with the component named in the failure; give a component its own
-    `on_failure="group_mean"` to impute instead. Every component is kept in `Scores.parts`, unweighted.
+    A sample that any component failed to score is NaN, with the component named in the failure; give a component its
+    own `on_failure="group_mean"` to impute instead. Every component is kept in `Scores.parts`, unweighted.
 
     Args:
         rewards: the components.
