@@ -62,8 +62,8 @@ def from_function(
     - one sample: `f(prompt, completion, **columns)` or `f(completion)`.
 
     Either may be `async def` (samples then run concurrently). A result is a number, a bool, None (no score), or a
-    mapping with `score` and further entries: numbers become `parts`, everything goes to `details`. An exception costs its
-    own sample only.
+    mapping with `score` and further entries: numbers become `parts`, everything goes to `details`. An exception costs
+    its own sample only.
 
     Raises:
         TypeError: where the function names neither `completion` nor `completions`.

@@ -1,8 +1,8 @@
 """Rewards and preference models: the two interfaces that everything else is written against.
 
 A `Reward` is called as TRL calls a reward function, `reward(prompts, completions, **columns) -> list[float | None]`,
-and answers in full through `score(batch) -> Scores`. A `PreferenceModel` answers `preference(prompts, a, b, **columns)`,
-the logit that a beats b; every `Reward` is one, by the difference of its scores.
+and answers in full through `score(batch) -> Scores`. A `PreferenceModel` answers the logit that a beats b,
+`preference(prompts, a, b, **columns)`; every `Reward` is one, by the difference of its scores.
 """
 
 from __future__ import annotations
