@@ -1,0 +1,59 @@
+"""Names to objects, as the command line and users write them: a reward from a path, an id or an address; data likewise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rewardsmith.reward import PreferenceModel
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from rewardsmith.data.records import CheckReport
+
+
+def load_reward(spec: str | PreferenceModel, **options: Any) -> PreferenceModel:
+    """A reward (or preference model) by name.
+
+    Args:
+        spec: one of
+            - a folder that `rewardsmith train` wrote, or any sequence-classification checkpoint, by path or hub id;
+            - `module:function` or `file.py:function`, see `from_function`;
+            - `http://...`, an endpoint that answers `/get_reward` (`rewardsmith serve`, OpenRLHF) or vLLM's `/classify`;
+            - a reward object, which is returned as it is.
+        options: passed on to what loads it (`max_length`, `dtype`, `revision`, ...).
+
+    Raises:
+        ValueError: where nothing is found under that name.
+    """
+    if isinstance(spec, PreferenceModel):
+        return spec
+    if spec.startswith(("http://", "https://")):
+        from rewardsmith.adapters.openrlhf import RemoteReward
+
+        return RemoteReward(spec, form="classify" if spec.rstrip("/").endswith("/classify") else "openrlhf", **options)
+    if ":" in spec and not Path(spec).exists():
+        from rewardsmith.functions import from_function
+
+        return from_function(spec, **options)
+    from rewardsmith.models import load_model
+
+    return load_model(spec, **options)
+
+
+def load_records(source: str, **options: Any) -> tuple[Dataset, CheckReport]:
+    """Data by name: what `data.load_data` takes, or the embedded `sample`, `sample:users`, `sample:candidates`, ...
+
+    Raises:
+        RecordError: for a row that cannot be used, under `on_bad="raise"`.
+        ValueError: where the source cannot be read.
+    """
+    from rewardsmith.data import load_data
+
+    if source == "sample" or source.startswith("sample:"):
+        from rewardsmith.worlds.sample import load_sample
+
+        split = options.pop("split", None)
+        return load_data(load_sample(source.partition(":")[2] or "pairs", split=split), **options)
+    return load_data(source, **options)
