@@ -1,0 +1,64 @@
+"""The command line: `rewardsmith train`, `score`, `evaluate`, `best-of-n`, `audit`, `papers`, `reproduce`, ...
+
+Exit status: 0 where the command did its work (or a claim holds), 1 where a claim does not hold, 2 for bad usage or bad
+input. Results go to stdout (`--json` for programs), progress and messages to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from rewardsmith import __version__
+from rewardsmith.cli import claims, learn, trust
+
+app = typer.Typer(
+    name="rewardsmith",
+    help="Make a reward, test it before compute is spent on it, shape and combine it, and optimize against it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+app.command("train", rich_help_panel="Make")(learn.train)
+app.command("score", rich_help_panel="Use")(learn.score)
+app.command("best-of-n", rich_help_panel="Use")(trust.best_of_n)
+app.command("serve", rich_help_panel="Use")(learn.serve)
+app.command("evaluate", rich_help_panel="Test")(trust.evaluate)
+app.command("audit", rich_help_panel="Test")(trust.audit)
+app.command("check-data", rich_help_panel="Test")(trust.check_data)
+app.command("papers", rich_help_panel="Papers")(claims.papers)
+app.command("reproduce", rich_help_panel="Papers")(claims.reproduce)
+app.command("quickstart", rich_help_panel="Papers")(claims.quickstart)
+
+
+def main() -> None:
+    """Entry point: bad input is one line on stderr and exit status 2; REWARDSMITH_DEBUG=1 shows the traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("REWARDSMITH_DEBUG"):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"rewardsmith: error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("rewardsmith: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

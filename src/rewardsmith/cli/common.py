@@ -1,0 +1,74 @@
+"""What the commands share: the consoles, JSON output, tables, and the options that several commands take."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first LIMIT rows only.")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a hub data set, or of the embedded sample.")]
+OnBad = Annotated[str, typer.Option("--on-bad", help="Rows that cannot be used: 'raise' (stop) or 'skip' (and count).")]
+MaxLength = Annotated[int | None, typer.Option("--max-length", min=8, help="Longest prompt + completion, in tokens.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="Weights of a transformer: float32, bfloat16, float16.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Revision of a hub model.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model. Off unless you say so.")
+]
+
+
+def emit_json(value: Any) -> None:
+    """One JSON object on stdout; NaN and infinities become null, which every parser reads."""
+    print(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on stdout; columns whose cells are numbers are right-aligned."""
+    rows = [list(row) for row in rows]
+    drawn = Table(title=title, title_justify="left", header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = any(isinstance(row[index], int | float) for row in rows)
+        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(show(cell) for cell in row))
+    out.print(drawn)
+
+
+def show(cell: Any) -> str:
+    """A table cell as text: three significant decimals, a dash for nothing."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.3f}"
+    return str(cell)
+
+
+def interval(value: float | None, low: float | None, high: float | None, *, percent: bool = True) -> str:
+    """`79.1 % (75.0-82.8)`."""
+    if value is None or math.isnan(value):
+        return "-"
+    if percent:
+        return f"{100 * value:.1f} %" + ("" if low is None or high is None else f" ({100 * low:.1f}-{100 * high:.1f})")
+    return f"{value:.3f}" + ("" if low is None or high is None else f" ({low:.3f}-{high:.3f})")
