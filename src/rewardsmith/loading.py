@@ -1,4 +1,4 @@
-"""Names to objects, as the command line and users write them: a reward from a path, an id or an address; data likewise."""
+"""Names to objects, as the command line writes them: a reward from a path, an id or an address; data likewise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_reward(spec: str | PreferenceModel, **options: Any) -> PreferenceModel:
         spec: one of
             - a folder that `rewardsmith train` wrote, or any sequence-classification checkpoint, by path or hub id;
             - `module:function` or `file.py:function`, see `from_function`;
-            - `http://...`, an endpoint that answers `/get_reward` (`rewardsmith serve`, OpenRLHF) or vLLM's `/classify`;
+            - `http://...`, an endpoint: `/get_reward` (`rewardsmith serve`, OpenRLHF) or vLLM's `/classify`;
             - a reward object, which is returned as it is.
         options: passed on to what loads it (`max_length`, `dtype`, `revision`, ...).
 

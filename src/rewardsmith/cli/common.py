@@ -27,6 +27,11 @@ Trust = Annotated[
 ]
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave: those that are not None or off."""
+    return {name: value for name, value in options.items() if value}
+
+
 def emit_json(value: Any) -> None:
     """One JSON object on stdout; NaN and infinities become null, which every parser reads."""
     print(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,10 +22,15 @@ from rewardsmith.cli.common import (
     Trust,
     emit_json,
     err,
+    given,
     interval,
     out,
     table,
 )
+from rewardsmith.data.records import RecordError
+
+if TYPE_CHECKING:
+    from rewardsmith.reward import Reward
 
 
 def train(
@@ -86,12 +91,6 @@ def train(
     elif test_size > 0:
         parts = split_by_prompt(records, test_size=test_size, seed=seed)
         records, held_out = parts["train"], parts["test"]
-    loading = {
-        key: value
-        for key, value in {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}.items()
-        if value
-    }
-    options = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "save_steps": save_steps}
     result = run(
         records,
         model,
@@ -108,8 +107,8 @@ def train(
         centering=centering,
         seed=seed,
         resume=resume,
-        model_options=loading,
-        **{key: value for key, value in options.items() if value is not None},
+        model_options=given(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code),
+        **given(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, save_steps=save_steps),
     )
     if not result.is_main_process:
         return
@@ -128,7 +127,7 @@ def train(
         ("seconds", f"{result.seconds:.1f} ({result.pairs_per_second:.0f} pairs/s)"),
         ("model", str(out_dir)),
     ]
-    if accuracy is not None:
+    if accuracy is not None and held_out is not None:
         shown = interval(accuracy["value"], accuracy["low"], accuracy["high"])
         rows.insert(1, ("held-out accuracy", f"{shown} on {len(held_out)} pairs"))
     table(f"{model} on {data}", ["", ""], rows)
@@ -160,22 +159,18 @@ def score(
     from rewardsmith.loading import load_reward
     from rewardsmith.reward import Reward
 
-    loading = {
-        key: value
-        for key, value in {
-            "max_length": max_length,
-            "dtype": dtype,
-            "revision": revision,
-            "trust_remote_code": trust_remote_code,
-        }.items()
-        if value
-    }
+    loading = given(max_length=max_length, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     reward = load_reward(model, **loading)
     if not isinstance(reward, Reward):
         raise ValueError(
             f"{model} is a pairwise preference model: it compares and has no scores; use evaluate or best-of-n"
         )
-    meta = {"model": model, "data": data, "limit": limit, "fingerprint": getattr(reward, "fingerprint", dict)()}
+    meta: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "limit": limit,
+        "fingerprint": getattr(reward, "fingerprint", dict)(),
+    }
     if overwrite:
         out_path.unlink(missing_ok=True)
     start, failed, scored = time.perf_counter(), 0, 0
@@ -188,7 +183,7 @@ def score(
         rows = _rows(data, resumed, limit)
         number = resumed
         while chunk := list(itertools.islice(rows, batch_size)):
-            for line in _score_rows(reward, chunk):
+            for line in _score_rows(reward, chunk, number):
                 failed += "failure" in line
                 writer.write({"row": number, **line})
                 number += 1
@@ -217,17 +212,23 @@ def _rows(data: str, start: int, limit: int | None) -> Iterator[dict[str, Any]]:
     return itertools.islice(rows, None if limit is None else max(limit - start, 0))
 
 
-def _score_rows(reward: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _score_rows(reward: Reward, rows: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
     """One output line per row: what is scored follows from the columns that the row has."""
     flat: list[dict[str, Any]] = []
     shapes: list[tuple[str, int]] = []
-    for row in rows:
+    for index, row in enumerate(rows):
         if row.get("candidates") is not None:
             texts, shape = list(row["candidates"]), "candidates"
-        elif row.get("chosen") is not None:
+        elif row.get("chosen") is not None and row.get("rejected") is not None:
             texts, shape = [row["chosen"], row["rejected"]], "pair"
-        else:
+        elif row.get("completion") is not None:
             texts, shape = [row["completion"]], "single"
+        else:
+            raise RecordError(
+                "nothing to score: a row has a completion, candidates, or chosen and rejected",
+                row=first + index,
+                column="completion",
+            )
         rest = {k: v for k, v in row.items() if k not in ("candidates", "chosen", "rejected", "completion")}
         flat += [{**rest, "completion": text} for text in texts]
         shapes.append((shape, len(texts)))

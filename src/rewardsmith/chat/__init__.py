@@ -1,0 +1,1 @@
+"""Language models to talk to: local transformers."""
