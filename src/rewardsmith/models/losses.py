@@ -1,0 +1,66 @@
+"""Losses of preference models, as pure functions of logits or rewards: Bradley-Terry with what is commonly added to it.
+
+Paper 64 (Stiennon et al. 2020) gives the plain loss, -log sigmoid(r_chosen - r_rejected). All return one loss per pair;
+the caller reduces.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def preference_loss(
+    logits: torch.Tensor,
+    margin: torch.Tensor | None = None,
+    target_prob: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy of the preference probability sigmoid(logits - margin).
+
+    Args:
+        logits: (B,) logit that the chosen completion beats the rejected one.
+        margin: (B,) by how much it ought to win, in reward units, subtracted from the logits (Llama 2, equation 2).
+        target_prob: (B,) probability in [0, 1] that chosen is the better one, where labels are soft; default 1.
+        label_smoothing: share in [0, 0.5] of labels taken to be flipped: the target becomes
+            (1 - s) * target + s * (1 - target).
+
+    Returns:
+        (B,) losses.
+    """
+    if margin is not None:
+        logits = logits - margin
+    if target_prob is None and not label_smoothing:
+        return -F.logsigmoid(logits)
+    target = torch.ones_like(logits) if target_prob is None else target_prob.to(logits.dtype)
+    target = (1 - label_smoothing) * target + label_smoothing * (1 - target)
+    return -(target * F.logsigmoid(logits) + (1 - target) * F.logsigmoid(-logits))
+
+
+def bradley_terry(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    margin: torch.Tensor | None = None,
+    target_prob: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    centering: float = 0.0,
+) -> torch.Tensor:
+    """Bradley-Terry loss of scalar rewards: `preference_loss(chosen - rejected, ...)`.
+
+    Args:
+        chosen: (B,) rewards of the chosen completions.
+        rejected: (B,) rewards of the rejected ones.
+        margin: see `preference_loss`, as `target_prob` and `label_smoothing`.
+        centering: weight of (chosen + rejected)^2, which keeps the mean reward of a pair near 0
+            (Eisenstein et al. 2023, "Helping or Herding?").
+
+    Returns:
+        (B,) losses; rewards of 1 and 0 give log(1 + e^-1) = 0.313262.
+    """
+    loss = preference_loss(chosen - rejected, margin, target_prob, label_smoothing)
+    return loss + centering * (chosen + rejected).square() if centering else loss
+
+
+def accuracy(logits: torch.Tensor) -> torch.Tensor:
+    """Share of pairs with a positive logit, ties counting half: a scalar tensor, NaN where there are no pairs."""
+    return ((logits > 0).double() + 0.5 * (logits == 0).double()).mean()
