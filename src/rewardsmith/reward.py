@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -291,10 +292,8 @@ class Reward(PreferenceModel):
         return np.split(values, ends[:-1]) if len(candidates) else []
 
     def as_async(self) -> Callable[..., Any]:
-        """This reward as a real `async def` (picklable, with a `__name__`), scored in a thread."""
-        call = functools.partial(_call_in_thread, self)
-        call.__name__ = self.__name__  # type: ignore[attr-defined]
-        return call
+        """This reward as a real coroutine function (picklable, with its own `__name__`), scored in a thread."""
+        return _AsyncReward(self)
 
     def with_deadline(self, seconds: float, *, workers: int = 1) -> DeadlineReward:
         """This reward in worker processes that are ended where a sample takes longer than `seconds`."""
@@ -325,8 +324,27 @@ class Reward(PreferenceModel):
     __rmul__ = __mul__
 
 
-async def _call_in_thread(reward: Reward, *args: Any, **kwargs: Any) -> list[float | None]:
-    return await asyncio.to_thread(reward, *args, **kwargs)
+class _AsyncReward:
+    """`await call(prompts, completions, **columns)`.
+
+    Trainers ask `inspect.iscoroutinefunction`, and name what they log by `__name__`; a partial would lose its name in
+    TRL, a closure could not be pickled. The attributes below make `inspect` take an object for a function.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+        self.__name__ = reward.__name__
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> list[float | None]:
+        return await asyncio.to_thread(self.reward, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.reward.__call__)
+
+    __code__ = __call__.__code__
+    __defaults__ = __call__.__defaults__
+    __kwdefaults__ = __call__.__kwdefaults__
 
 
 class Combination(Reward):
