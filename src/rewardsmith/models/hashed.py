@@ -8,6 +8,7 @@ sum of its rows. With H = 1 that is a linear model, whose fit is a logistic regr
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zlib
@@ -119,7 +120,7 @@ class HashedBackbone(Backbone):
         first = np.array([CONSTANT, LENGTH, OVERLAP])
         return [
             Bag(np.concatenate([first, ids[a:b]]), np.concatenate([dense[i], weights[a:b]]))
-            for i, (a, b) in enumerate(zip(starts[:-1], starts[1:]))
+            for i, (a, b) in enumerate(itertools.pairwise(starts))
         ]
 
     def forward(self, items: Sequence[Bag], groups: Sequence[Hashable] | None = None) -> torch.Tensor:

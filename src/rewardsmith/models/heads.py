@@ -1,7 +1,7 @@
 """Heads: what turns hidden vectors into rewards and preferences. A head never sees text.
 
-To add one, subclass `Head`: `preference` is the logit that a beats b, `loss` is what training minimizes, `reward` exists
-where `scalar` is true. `ScalarHead` is the ordinary reward model (paper 64); `models.gpm` has general preferences.
+To add one, subclass `Head`: `preference` is the logit that a beats b, `loss` is what training minimizes, `reward`
+exists where `scalar` is true. `ScalarHead` is the ordinary reward model (paper 64), `models.gpm` general preferences.
 """
 
 from __future__ import annotations
@@ -98,11 +98,7 @@ class ScalarHead(Head):
     ) -> torch.Tensor:
         backbone = self._owner[0]
         out = (self.linear if backbone is None else backbone.linear)(hidden)  # type: ignore[operator]
-        if out.shape[-1] == 2:  # a two-class model: the log-odds of the second class
-            return out[:, 1] - out[:, 0]
-        if out.shape[-1] != 1:
-            raise ValueError(f"the model has {out.shape[-1]} classes; a reward needs 1, or 2 for a preference")
-        return out[:, 0]
+        return out.squeeze(-1)
 
     def preference(
         self, a: torch.Tensor, b: torch.Tensor, *, prompt_hidden: torch.Tensor | None = None, **columns: Any

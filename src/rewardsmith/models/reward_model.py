@@ -1,0 +1,371 @@
+"""Reward models and pairwise preference models: a backbone and a head that score batches, save and load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rewardsmith.data.records import Batch, Text, as_columns, text_key
+from rewardsmith.models.backbones import Backbone
+from rewardsmith.models.heads import Head, ScalarHead, build_head, head_path
+from rewardsmith.reward import Failure, PreferenceModel, Reward, Scores
+
+CARD = "rewardsmith.json"  # beside the weights: which backbone, which head, how it was trained
+BACKBONES = {"HashedBackbone": "hashed", "EmbeddingBackbone": "embedding", "TransformerBackbone": "transformer"}
+
+
+def token_budget(device: torch.device) -> int:
+    """Tokens of one forward pass: enough to keep the device busy, few enough for attention masks to stay small."""
+    return 16_384 if device.type == "cuda" else 4_096
+
+
+class Network(nn.Module):
+    """A backbone and a head, as one module.
+
+    Attributes:
+        max_tokens: bound on the tokens of one forward pass; a longer single row still goes alone.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head, max_tokens: int | None = None) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.max_tokens = max_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def chunks(self, lengths: Sequence[int], groups: Sequence[Hashable]) -> Iterator[list[int]]:
+        """Row indices in batches bounded by tokens: rows of one group stay together, groups go by length.
+
+        Rows of length 0 (failures) are left out. A group that exceeds the bound is split.
+        """
+        members: dict[Hashable, list[int]] = {}
+        for row, (length, group) in enumerate(zip(lengths, groups)):
+            if length:
+                members.setdefault(group, []).append(row)
+        budget = self.max_tokens or token_budget(self.device)
+        chunk: list[int] = []
+        used = 0
+        for rows in sorted(members.values(), key=lambda rows: max(lengths[row] for row in rows)):
+            whole = sum(lengths[row] for row in rows)
+            if chunk and used + whole > budget:
+                yield chunk
+                chunk, used = [], 0
+            for row in rows:
+                if chunk and used + lengths[row] > budget:
+                    yield chunk
+                    chunk, used = [], 0
+                chunk.append(row)
+                used += lengths[row]
+        if chunk:
+            yield chunk
+
+    @torch.inference_mode()
+    def hidden(
+        self, prompts: Sequence[Text], completions: Sequence[Text]
+    ) -> tuple[torch.Tensor, dict[int, Failure], list[int]]:
+        """Hidden vectors (N, H) on the CPU in float32, failures (rows of zeros there) and rows with a cut prompt."""
+        encoded = self.backbone.encode(prompts, completions)
+        groups = [text_key(prompt) for prompt in prompts]
+        out = torch.zeros(len(prompts), self.backbone.hidden_size)
+        self.eval()
+        for rows in self.chunks(encoded.lengths, groups):
+            vectors = self.backbone([encoded.items[i] for i in rows], [groups[i] for i in rows])
+            out[rows] = vectors.float().cpu()
+        return out, dict(encoded.failures), encoded.truncated
+
+    def head_inputs(
+        self, prompts: Sequence[Text], columns: Mapping[str, Sequence[Any]]
+    ) -> tuple[dict[str, Any], dict[int, Failure]]:
+        """What the head reads beside the completions, for N rows, and rows whose prompt cannot be read."""
+        missing = [name for name in self.head.columns if name not in columns]
+        if missing:
+            raise ValueError(f"this model reads the column {missing[0]!r}, which is not there")
+        inputs: dict[str, Any] = {name: list(columns[name]) for name in self.head.columns}
+        failures: dict[int, Failure] = {}
+        if self.head.reads_prompt:
+            keys = [text_key(prompt) for prompt in prompts]
+            first = {key: row for row, key in reversed(list(enumerate(keys)))}
+            order = {key: at for at, key in enumerate(first)}
+            hidden, failed, _ = self.hidden([""] * len(first), [prompts[row] for row in first.values()])
+            inputs["prompt_hidden"] = hidden[[order[key] for key in keys]].to(self.device)
+            failures = {row: failed[order[key]] for row, key in enumerate(keys) if order[key] in failed}
+        return inputs, failures
+
+
+class _NetworkModel:
+    """What reward models and pairwise models share: the network, its fingerprint, saving."""
+
+    network: Network
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.network.backbone
+
+    @property
+    def head(self) -> Head:
+        return self.network.head
+
+    def to(self, device: str | torch.device) -> Any:
+        """Move to a device; returns the model."""
+        self.network.to(device)
+        return self
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes scores reproducible: the backbone's fingerprint, the head, and a hash of all weights (JSON)."""
+        from rewardsmith.models.transformer import weights_hash
+
+        head = {"class": head_path(self.head), **self.head.config()}
+        return {**self.backbone.fingerprint(), "head": head, "weights": weights_hash(self.network)}
+
+    def save(self, folder: str | Path, training: Mapping[str, Any] | None = None) -> None:
+        """Write the model: what the backbone writes (an ordinary checkpoint, where it is a transformer), the head's own
+        weights if it has any (`head.safetensors`), and `rewardsmith.json`, which `load_model` reads.
+
+        Args:
+            folder: made where it is missing.
+            training: what to keep about how the model was made (JSON).
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backbone.save(str(folder))
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
+        if weights:
+            save_file(weights, folder / "head.safetensors")
+        card = {
+            "format": 1,
+            "backbone": BACKBONES[type(self.backbone).__name__],
+            "head": {"class": head_path(self.head), "config": self.head.config()},
+            "fingerprint": self.fingerprint(),
+            "training": dict(training or {}),
+        }
+        (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+class RewardModel(_NetworkModel, Reward):
+    """A scalar reward network.
+
+    Rows that share a prompt have it encoded once; batches are bounded by tokens and go by length, so any number of rows
+    can be scored in one call. A row's score does not depend on the other rows. Rows whose prompt was cut to fit are
+    marked in `Scores.details`.
+
+    Args:
+        backbone: rows of text to hidden vectors.
+        head: hidden vectors to rewards. Default: `ScalarHead`, the backbone's own where it has one.
+        max_tokens: bound on the tokens of one forward pass. Default: by device.
+        name: under which trainers log it.
+    """
+
+    def __init__(
+        self, backbone: Backbone, head: Head | None = None, *, max_tokens: int | None = None, name: str | None = None
+    ) -> None:
+        head = ScalarHead.build(backbone) if head is None else head
+        if not head.scalar:
+            raise TypeError(f"{type(head).__name__} gives no scalar reward; use PairwiseModel")
+        self.network = Network(backbone, head, max_tokens)
+        self.network.eval()
+        self.__name__ = name or "reward_model"
+
+    @torch.inference_mode()
+    def score(self, batch: Batch) -> Scores:
+        columns = as_columns(batch)
+        prompts, completions = columns.get("prompt"), columns["completion"]
+        prompts = [""] * len(completions) if prompts is None else prompts
+        hidden, failures, truncated = self.network.hidden(prompts, completions)
+        inputs, failed = self.network.head_inputs(prompts, columns)
+        values = self.head.reward(hidden.to(self.network.device), **inputs).double().cpu().numpy()
+        cut = set(truncated)
+        details = [{"truncated": row in cut} for row in range(len(values))] if cut else None
+        return Scores(values, failures={**failed, **failures}, details=details)
+
+
+class PairwiseModel(_NetworkModel, PreferenceModel):
+    """A preference network without a scalar reward: general, cyclic, or per-user preferences.
+
+    Each completion is encoded once, also where K candidates are compared with each other.
+
+    Args:
+        backbone: rows of text to hidden vectors.
+        head: hidden vectors of two completions to a logit.
+        max_tokens: bound on the tokens of one forward pass. Default: by device.
+        name: under which reports show it.
+    """
+
+    def __init__(
+        self, backbone: Backbone, head: Head, *, max_tokens: int | None = None, name: str | None = None
+    ) -> None:
+        self.network = Network(backbone, head, max_tokens)
+        self.network.eval()
+        self.__name__ = name or "pairwise_model"
+
+    @torch.inference_mode()
+    def preference(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any) -> np.ndarray:
+        """Logit that `a[i]` beats `b[i]`: (B,) float64, NaN where either cannot be read."""
+        hidden, failures, _ = self.network.hidden([*prompts, *prompts], [*a, *b])
+        inputs, failed = self.network.head_inputs(prompts, columns)
+        hidden = hidden.to(self.network.device)
+        logits = self.head.preference(hidden[: len(a)], hidden[len(a) :], **inputs).double().cpu().numpy()
+        logits[[row % len(a) for row in failures] + list(failed)] = np.nan
+        return logits
+
+    @torch.inference_mode()
+    def preference_matrix(
+        self, prompts: Sequence[Text], candidates: Sequence[Sequence[Text]], **columns: Any
+    ) -> list[np.ndarray]:
+        """Antisymmetric logits (K_i, K_i) per prompt, from K_i passes of the backbone."""
+        rows = np.repeat(np.arange(len(prompts)), [len(group) for group in candidates])
+        starts = np.concatenate([[0], np.cumsum([len(group) for group in candidates])])
+        hidden, failures, _ = self.network.hidden(
+            [prompts[i] for i in rows], [text for group in candidates for text in group]
+        )
+        inputs, failed = self.network.head_inputs(prompts, columns)
+        i, j = (
+            np.concatenate(
+                [np.indices((n, n))[axis].ravel() + starts[p] for p, n in enumerate(np.diff(starts))] or [[]]
+            ).astype(np.int64)
+            for axis in (0, 1)
+        )
+        prompt_of = rows[i]
+        pairs = {
+            name: value[torch.from_numpy(prompt_of)] if torch.is_tensor(value) else [value[p] for p in prompt_of]
+            for name, value in inputs.items()
+        }
+        hidden = hidden.to(self.network.device)
+        logits = self.head.preference(hidden[i], hidden[j], **pairs).double().cpu().numpy()
+        bad = np.isin(i, list(failures)) | np.isin(j, list(failures)) | np.isin(prompt_of, list(failed))
+        logits[bad & (i != j)] = np.nan
+        logits[i == j] = 0.0
+        sizes = np.diff(starts)
+        return (
+            [block.reshape(n, n) for block, n in zip(np.split(logits, np.cumsum(sizes**2)[:-1]), sizes)]
+            if len(prompts)
+            else []
+        )
+
+
+def build_backbone(model: str | Path | Backbone, *, hidden_size: int | None = None, **options: Any) -> Backbone:
+    """A backbone by name: `hashed`, a sentence-embedding model, or any Hugging Face model, by path or hub id.
+
+    Args:
+        model: the name, or a backbone, which is returned as it is. An embedding model is known by its `modules.json`.
+        hidden_size: H of the hashed backbone.
+        options: passed on: `max_length`, `dtype`, `revision`, `trust_remote_code`, ...
+
+    Raises:
+        ValueError: where nothing can be loaded under that name.
+    """
+    if isinstance(model, Backbone):
+        return model
+    name = str(model)
+    options = {key: value for key, value in options.items() if value is not None}
+    if name == "hashed":
+        from rewardsmith.models.hashed import HashedBackbone
+
+        known = {key: options[key] for key in ("buckets",) if key in options}
+        return HashedBackbone(hidden_size or 1, **known)
+    try:
+        if _is_embedding_model(name, options.get("revision")):
+            from rewardsmith.models.embedding import EmbeddingBackbone
+
+            return EmbeddingBackbone(name, **options)
+        from rewardsmith.models.transformer import TransformerBackbone
+
+        return TransformerBackbone.from_pretrained(name, **options)
+    except OSError as error:
+        raise ValueError(
+            f"no model at {name!r}: it is neither 'hashed', nor a folder with a Hugging Face model, nor a hub id that "
+            f"can be reached or is in the local cache ({' '.join(str(error).split())[:300]})"
+        ) from error
+
+
+def _is_embedding_model(name: str, revision: str | None) -> bool:
+    if Path(name).exists():
+        return (Path(name) / "modules.json").is_file()
+    from huggingface_hub import try_to_load_from_cache
+
+    if name.startswith("sentence-transformers/"):
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(name, "modules.json", revision=revision), str)
+    except ValueError:  # not a repository id
+        return False
+
+
+def load_model(
+    path_or_id: str | Path,
+    *,
+    max_length: int | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> RewardModel | PairwiseModel:
+    """A trained model: a folder that `train` or `save` wrote, or any sequence-classification checkpoint, by path or id.
+
+    A causal language model loads too, with a new, untrained head, and a warning that says so. The model goes to the GPU
+    where there is one.
+
+    Args:
+        path_or_id: folder, or hub id.
+        max_length: longest prompt + completion in tokens. Default: what it was trained with.
+        dtype: of a transformer's weights.
+        revision: of a hub model.
+        trust_remote_code: run code that comes with a hub model.
+
+    Raises:
+        ValueError: where nothing is found, or the folder is not what it should be.
+    """
+    options = {"max_length": max_length, "dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
+    folder = Path(path_or_id)
+    card_file = folder / CARD
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not card_file.is_file():
+        if str(path_or_id) == "hashed":
+            raise ValueError(
+                "'hashed' is a kind of model to train, not a trained one; give the folder of a trained one"
+            )
+        if folder.is_dir() and not any(folder.glob("*.json")):
+            raise ValueError(f"no model in {str(folder)!r}: it has neither {CARD} nor config.json")
+        return RewardModel(build_backbone(path_or_id, **options)).to(device)
+    try:
+        card = json.loads(card_file.read_text(encoding="utf-8"))
+        kind, head_class, config = card["backbone"], card["head"]["class"], card["head"]["config"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{card_file} is damaged: {error}") from error
+    try:
+        backbone = _load_backbone(kind, str(folder), options)
+        head = build_head(head_class, backbone, **config)
+        weights = folder / "head.safetensors"
+        if weights.is_file():
+            from safetensors.torch import load_file
+
+            head.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"cannot load the model in {str(folder)!r}: {error}") from error
+    made = RewardModel(backbone, head) if head.scalar else PairwiseModel(backbone, head)
+    return made.to(device)
+
+
+def _load_backbone(kind: str, folder: str, options: dict[str, Any]) -> Backbone:
+    if kind == "hashed":
+        from rewardsmith.models.hashed import HashedBackbone
+
+        return HashedBackbone.load(folder)
+    if kind == "embedding":
+        from rewardsmith.models.embedding import EmbeddingBackbone
+
+        return EmbeddingBackbone.load(folder)
+    if kind == "transformer":
+        from rewardsmith.models.transformer import TransformerBackbone
+
+        return TransformerBackbone.from_pretrained(folder, **options)
+    raise ValueError(f"{folder}: unknown backbone {kind!r}; this version knows {sorted(BACKBONES.values())}")
