@@ -7,23 +7,32 @@ ordinary checkpoint, which transformers, TRL, OpenRLHF and vLLM load with no cod
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import threading
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DynamicCache
 
 from rewardsmith.data.records import Text
 from rewardsmith.models.backbones import Backbone, Encoded
 from rewardsmith.models.encoding import TextEncoder, TokenRow
+from rewardsmith.models.layout import LAYOUTS, Costs, Group, Layout, Pass, plan, shared_prefixes
 
-_seen = threading.local()  # what the final linear layer read in this thread's forward pass
+# Config attributes that bound how far attention sees, by position in the sequence. Longer rows go `separate`.
+WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "attention_window",
+    "original_max_position_embeddings",
+)
 
 
 class TransformerBackbone(Backbone):
@@ -38,10 +47,14 @@ class TransformerBackbone(Backbone):
         max_length: longest row in tokens. Default: the model's own limit.
         layout: how rows of one prompt are laid out: `auto` (by estimated cost), or one of `separate`, `block_mask`,
             `prefix_cache`, see `models.layout`. A model that cannot take one falls back to `separate`, and says so.
+        batch_tokens: tokens in one batch, padding included. Default: 4,096 on a CPU, 16,384 on a GPU.
         name: what `fingerprint` calls it. Default: the path or id that the model was loaded from.
 
+    Attributes:
+        reads_last_token: True for decoders, False where the model itself pools a row into one vector.
+
     Raises:
-        ValueError: for a model with more than one label, or without a final linear layer.
+        ValueError: for a model without a final linear layer of one label, or an unknown layout.
     """
 
     def __init__(
@@ -51,23 +64,30 @@ class TransformerBackbone(Backbone):
         max_length: int | None = None,
         layout: str = "auto",
         *,
+        batch_tokens: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__()
+        if layout not in ("auto", *LAYOUTS):
+            raise ValueError(f"layout must be 'auto' or one of {', '.join(LAYOUTS)}, not {layout!r}")
         self.model, self.tokenizer = model, tokenizer
         self.name = name or model.config.name_or_path or type(model).__name__
+        self.layout, self.batch_tokens = layout, batch_tokens
         _set_padding(model, tokenizer)
         self._linear_path = _find_linear(model)
         self.linear.register_forward_pre_hook(_remember)
         self.hidden_size = self.linear.in_features
-        self.reads_last_token = self._probe()
+        with torch.no_grad(), _evaluating(model):
+            probe = torch.tensor([[0, 1]], device=model.device)
+            self.reads_last_token = self._states(input_ids=probe, attention_mask=torch.ones_like(probe)).ndim == 3
         self.max_length = max_length or _length_limit(model, tokenizer)
         self.encoder = TextEncoder(
             tokenizer,
             max_length=self.max_length,
             ignored_tail=model.config.get_text_config().pad_token_id if self.reads_last_token else None,
         )
-        self.layout = layout
+        self._sizes = _Sizes.of(model)
+        self._refusals: dict[str, str] | None = None
 
     @classmethod
     def from_pretrained(
@@ -80,19 +100,23 @@ class TransformerBackbone(Backbone):
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
         layout: str = "auto",
+        batch_tokens: int | None = None,
     ) -> Self:
         """Load a reward model, or any language model or encoder to make one from, by path or hub id.
 
-        A score head in the checkpoint is kept. A new one is drawn from N(0, 1/(H+1)), as in Learning to summarize
-        (Stiennon et al., 2020), with a bias of 0 where it has one.
+        A score head in the checkpoint is kept. A new one is drawn from N(0, 1/(H+1)), as in "Learning to summarize from
+        human feedback" (Stiennon et al., 2020), with a bias of 0 where it has one.
 
         Args:
             name: path or hub id.
             max_length: longest row in tokens. Default: the model's own limit.
-            dtype: of the weights. Default: float32, in which scores do not depend on the batch.
+            dtype: of the weights, `bfloat16`, `auto` (as stored), ... Default: float32, in which scores do not depend
+                on the batch.
             revision: branch, tag or commit.
             trust_remote_code: run model code from the repository.
-            attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ... The last can only encode rows one by one.
+            attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ... Shared prompts need one of the first two.
+            layout: as in the constructor.
+            batch_tokens: as in the constructor.
 
         Raises:
             ValueError: for a classifier with several labels.
@@ -102,13 +126,12 @@ class TransformerBackbone(Backbone):
         classifier = any(str(a).endswith("ForSequenceClassification") for a in config.architectures or [])
         if classifier and config.num_labels != 1:
             raise ValueError(f"{name} is a classifier with {config.num_labels} labels; a reward model has 1")
-        if attn_implementation is not None:
-            options["attn_implementation"] = attn_implementation
+        kernel = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         model, loading = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=1, dtype=dtype or torch.float32, output_loading_info=True, **options
+            name, num_labels=1, dtype=dtype or torch.float32, output_loading_info=True, **options, **kernel
         )
-        options.pop("attn_implementation", None)
-        backbone = cls(model, AutoTokenizer.from_pretrained(name, **options), max_length, layout, name=name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        backbone = cls(model, tokenizer, max_length, layout, batch_tokens=batch_tokens, name=name)
         if any(key.startswith(f"{backbone._linear_path}.") for key in loading["missing_keys"]):
             nn.init.normal_(backbone.linear.weight, std=1 / math.sqrt(backbone.hidden_size + 1))
             if backbone.linear.bias is not None:
@@ -123,50 +146,203 @@ class TransformerBackbone(Backbone):
     @property
     def trainable(self) -> bool:  # type: ignore[override]
         """Whether anything below the score head takes gradients."""
-        return any(p.requires_grad for n, p in self.model.named_parameters() if not n.startswith(self._linear_path))
+        head = f"{self._linear_path}."
+        return any(p.requires_grad for name, p in self.model.named_parameters() if not name.startswith(head))
 
     def encode(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Encoded:
         """Tokenize N rows into `TokenRow`s; see `TextEncoder.encode`."""
         return self.encoder.encode(prompts, completions)
 
     def forward(self, items: Sequence[TokenRow], groups: Sequence[Hashable] | None = None) -> torch.Tensor:
-        """What the score head reads, (N, H): of decoders the last token after the final norm."""
-        order = sorted(range(len(items)), key=lambda i: len(items[i].ids))
-        hidden = [self._separate([items[i].ids for i in order[a : a + 16]]) for a in range(0, len(items), 16)]
-        back = torch.empty(len(items), dtype=torch.long)
-        back[order] = torch.arange(len(items))
-        return torch.cat(hidden)[back.to(hidden[0].device)]
+        """What the score head reads, (N, H): of decoders the last token, after the final norm.
 
-    def _separate(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Right-padded rows, one per sequence."""
-        ids, mask = self._pad(rows)
+        Equal rows are encoded once. Rows of one group share the longest common prefix of their token ids.
+        """
+        if not items:
+            return torch.zeros(0, self.hidden_size, device=self.model.device, dtype=self.linear.weight.dtype)
+        first: dict[tuple[int, ...], int] = {}
+        of_item = [first.setdefault(tuple(item.ids), len(first)) for item in items]
+        rows = list(first)
+        keys: dict[int, Hashable] = {}
+        for item, index, key in zip(items, of_item, groups if groups is not None else range(len(items))):
+            keys.setdefault(index, (key, item.cut))  # rows that were cut differently share next to nothing
+        layouts = self._layouts(max(map(len, rows)))
+        shared = groups is not None and layouts != ("separate",)
+        families = shared_prefixes(rows, [keys[i] if shared else i for i in range(len(rows))])
+        passes = plan([len(row) for row in rows], families, self._costs(), layouts, one_pass=_is_sharded(self.model))
+        hidden = torch.cat([self._encode_pass(each, rows) for each in passes])
+        place = {row: position for position, row in enumerate(row for each in passes for row in each.rows)}
+        return hidden[torch.tensor([place[index] for index in of_item], device=hidden.device)]
+
+    def _layouts(self, longest: int) -> tuple[Layout, ...]:
+        """The layouts that rows of up to `longest` tokens may take; what the caller asked for, where it is possible."""
         if not self.reads_last_token:
-            self.model(input_ids=ids, attention_mask=mask)
-            return _seen.hidden
-        states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return states[torch.arange(len(rows), device=ids.device), mask.sum(1) - 1]
+            return ("separate",)
+        refused = self._check_layouts()
+        config = self.model.config.get_text_config()
+        windows = [w for w in (getattr(config, name, None) for name in WINDOWS) if isinstance(w, int)]
+        if windows and longest > min(windows):
+            return ("separate",)
+        possible = [layout for layout in LAYOUTS if layout not in refused]
+        if self.model.training and getattr(self.model, "is_gradient_checkpointing", False):
+            possible = [layout for layout in possible if layout != "prefix_cache"]  # checkpointed layers take no cache
+        if self.layout != "auto":
+            possible = [layout for layout in possible if layout == self.layout] or ["separate"]
+        return tuple(possible)
+
+    def _costs(self) -> Costs:
+        return self._sizes.costs(self.model.device.type, self.batch_tokens)
+
+    def _encode_pass(self, batch: Pass, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Hidden states of a pass's rows, (n, H), in the order of `batch.rows`."""
+        if batch.layout == "separate":
+            return self._separate([rows[row] for row in batch.rows])
+        if batch.layout == "block_mask":
+            return self._block_mask(batch.groups, rows)
+        return self._prefix_cache(batch, rows)
+
+    def _separate(self, rows: Sequence[Sequence[int]], causal: bool | None = None) -> torch.Tensor:
+        """Right-padded rows, one per sequence.
+
+        In a causal model no token sees the padding behind it, and without a mask attention is quicker. `causal` is
+        what the self-test found, unless given.
+        """
+        ids, mask = self._pad(rows)
+        last = mask.sum(1) - 1
+        if causal if causal is not None else "causal" not in (self._refusals or {"causal": ""}):
+            mask = torch.ones_like(mask)
+        if not self.reads_last_token:
+            return self._states(input_ids=ids, attention_mask=mask)
+        states = self._states(input_ids=ids, attention_mask=mask, use_cache=False)
+        return states[torch.arange(len(rows), device=ids.device), last]
+
+    def _block_mask(self, groups: Sequence[Group], rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """One sequence per group: its prefix, then each row's own tokens, which see the prefix and themselves."""
+        sequences: list[list[int]] = []
+        positions, blocks, at, last = [], [], [], []
+        for number, group in enumerate(groups):
+            sequence = list(rows[group.rows[0]][: group.prefix])
+            position, block = list(range(group.prefix)), [0] * group.prefix
+            for index, row in enumerate(group.rows, start=1):
+                own = rows[row][group.prefix :]
+                sequence += own
+                position += range(group.prefix, len(rows[row]))
+                block += [index] * len(own)
+                at.append(number)
+                last.append(len(sequence) - 1)
+            sequences.append(sequence)
+            positions.append(position)
+            blocks.append(block)
+        ids, _ = self._pad(sequences)
+        device, length = ids.device, ids.shape[1]
+        block = _padded(blocks, length, -1).to(device)
+        sees = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        sees = sees & ((block[:, None, :] == block[:, :, None]) | (block[:, None, :] == 0))  # (G, query, key)
+        states = self._states(
+            input_ids=ids,
+            attention_mask=self._additive(sees),
+            position_ids=_padded(positions, length, 0).to(device),
+            use_cache=False,
+        )
+        return states[torch.tensor(at, device=device), torch.tensor(last, device=device)]
+
+    def _prefix_cache(self, batch: Pass, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The prefixes of all groups, right-padded, then each row's own tokens on its prefix's keys and values."""
+        prefixes = [rows[group.rows[0]][: group.prefix] for group in batch.groups]
+        ids, mask = self._pad(prefixes)
+        cache = DynamicCache()
+        self._states(input_ids=ids, attention_mask=torch.ones_like(mask), past_key_values=cache, use_cache=True)
+        device, longest = ids.device, ids.shape[1]
+        known = mask.sum(1)
+        hidden = []
+        for part in batch.parts:
+            group = torch.tensor([index for index, _ in part], device=device)
+            own, own_mask = self._pad([rows[row][batch.groups[index].prefix :] for index, row in part])
+            length = own.shape[1]
+            steps = torch.arange(length, device=device)
+            prefix_seen = torch.arange(longest, device=device) < known[group, None]  # (B, P)
+            sees = torch.cat(
+                [
+                    prefix_seen[:, None, :].expand(-1, length, -1),
+                    (steps[None, :] <= steps[:, None]).expand(len(part), -1, -1),
+                ],
+                dim=2,
+            )
+            states = self._states(
+                input_ids=own,
+                attention_mask=self._additive(sees),
+                position_ids=known[group, None] + steps,
+                past_key_values=_SharedPrefixes(cache, group),
+                use_cache=True,
+            )
+            hidden.append(states[torch.arange(len(part), device=device), own_mask.sum(1) - 1])
+        return torch.cat(hidden)
+
+    def _states(self, **inputs: Any) -> torch.Tensor:
+        """What the score head reads in one forward pass of the whole model: (B, T, H), or (B, H) where it pools."""
+        _reading.states = []
+        try:
+            self.model(**inputs)
+            states = _reading.states
+        finally:
+            _reading.states = None
+        if len(states) != 1 or states[0].ndim not in (2, 3):
+            raise ValueError(f"{type(self.model).__name__} does not score through its layer {self._linear_path!r}")
+        return states[0]
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask, (B, T) each."""
-        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
+        """Right-padded ids and their mask, (B, T) each."""
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = _padded(rows, int(lengths.max()), self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
         return ids.to(self.model.device), mask.to(self.model.device)
 
-    @torch.no_grad()
-    def _probe(self) -> bool:
-        """Whether the score head reads every token (decoders, which then pick the last) or one vector per row."""
-        was_training = self.model.training
-        self.model.eval()
-        _seen.hidden = None
-        ids = torch.tensor([[0, 1]], device=self.model.device)
-        self.model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        self.model.train(was_training)
-        if _seen.hidden is None or _seen.hidden.ndim not in (2, 3):
-            raise ValueError(f"{type(self.model).__name__} does not score through its layer {self._linear_path!r}")
-        return _seen.hidden.ndim == 3
+    def _additive(self, sees: torch.Tensor) -> torch.Tensor:
+        """(B, query, key) bool to the mask (B, 1, query, key) that is added to attention scores."""
+        mask = torch.zeros(sees.shape, dtype=self.model.dtype, device=sees.device)
+        return mask.masked_fill_(~sees, torch.finfo(mask.dtype).min)[:, None]
+
+    def _check_layouts(self) -> dict[str, str]:
+        """What this model cannot take, each with the reason: found once, by comparing with rows alone."""
+        if self._refusals is not None:
+            return self._refusals
+        if self.model.config._attn_implementation not in ("sdpa", "eager"):
+            why = f"{self.model.config._attn_implementation} attention takes no mask of blocks"
+            self._refusals = {"causal": why, "block_mask": why, "prefix_cache": why}
+            return self._refusals
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        texts = [[(7 * i + 3 * j + 5) % vocabulary for i in range(9)] for j in (0, 1)]  # two prompts, in full
+        rows = [texts[0] + [11 % vocabulary], texts[0] + [13 % vocabulary, 5, 3, 2], texts[1][:4] + [3, 2, 4]]
+        rows += [texts[1][:4] + [5], texts[1][:4] + [6, 7, 8, 9, 10, 11]]
+        groups = (Group((0, 1), 9), Group((2, 3, 4), 4))
+        parts = (((0, 1), (1, 4)), ((1, 2), (0, 0), (1, 3)))
+        trials = {
+            "causal": lambda: self._separate(rows, causal=True),
+            "block_mask": lambda: self._block_mask(groups, rows),
+            "prefix_cache": lambda: self._prefix_cache(Pass("prefix_cache", groups, parts), rows),
+        }
+        order = {"prefix_cache": [1, 4, 2, 0, 3]}
+        tolerance = 1e-4 if self.model.dtype in (torch.float32, torch.float64) else 5e-2
+        refusals: dict[str, str] = {}
+        device = self.model.device.type
+        with torch.no_grad(), _evaluating(self.model), torch.autocast(device, enabled=False):
+            alone = torch.cat([self._separate([row], causal=False) for row in rows])
+            for layout, trial in trials.items():
+                try:
+                    wanted = alone[order.get(layout, [0, 1, 2, 3, 4])]
+                    error = ((trial() - wanted).abs().max() / wanted.abs().max()).item()
+                    if not error <= tolerance:
+                        refusals[layout] = f"hidden states differ by {error:.1e} from rows encoded alone"
+                except Exception as error:  # whatever a model raises, it means that it cannot take the layout
+                    refusals[layout] = f"{type(error).__name__}: {error}".splitlines()[0]
+        self._refusals = refusals
+        missed = {
+            layout: why for layout, why in refusals.items() if layout in LAYOUTS and self.layout in ("auto", layout)
+        }
+        if missed:
+            listed = "; ".join(f"{layout}: {why}" for layout, why in missed.items())
+            warnings.warn(f"{self.name} cannot share prompts in every layout, others are used ({listed})", stacklevel=3)
+        return refusals
 
     def add_lora(self, **options: Any) -> None:
         """Freeze the model but for low-rank adapters (Hu et al., 2021) on its linear layers and its score head.
@@ -178,13 +354,13 @@ class TransformerBackbone(Backbone):
 
         config = peft.LoraConfig(**{"task_type": "SEQ_CLS", "target_modules": "all-linear", **options})
         peft.inject_adapter_in_model(config, self.model)
-        body = self.model.base_model_prefix + "."
+        body = f"{self.model.base_model_prefix}."
         for name, parameter in self.model.named_parameters():
             if not name.startswith(body):  # the score head and what leads to it are trained in full
                 parameter.requires_grad_()
 
     def merge_lora(self) -> None:
-        """Add the adapters to the weights and remove them."""
+        """Add the adapters to the weights and remove them; everything takes gradients again."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         for name, module in list(self.model.named_modules()):
@@ -192,14 +368,20 @@ class TransformerBackbone(Backbone):
                 module.merge(safe_merge=True)
                 parent, _, child = name.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, module.get_base_layer())
+        self.model.requires_grad_(True)
 
     def gradient_checkpointing_enable(self) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
+        """Recompute activations in the backward pass instead of keeping them. `prefix_cache` is then not used."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def fingerprint(self) -> dict[str, Any]:
-        """What makes scores reproducible; see `Backbone.fingerprint`. `weights` is a hash of a sample of all weights."""
+        """What makes scores reproducible, as JSON.
+
+        `revision` is the commit where the model came from the hub; `weights` a hash of a sample of every weight, as it
+        is now; `layouts` those that rows of one prompt may take, and `fallbacks` why others may not.
+        """
         config = self.model.config
+        refused = self._check_layouts() if self.reads_last_token else {}
         return {
             "kind": "transformer",
             "name": self.name,
@@ -211,19 +393,71 @@ class TransformerBackbone(Backbone):
             "attention": config._attn_implementation,
             "max_length": self.max_length,
             "layout": self.layout,
+            "fallbacks": refused,
             "transformers": transformers.__version__,
             "torch": str(torch.__version__),
         }
 
     def save(self, folder: str) -> None:
-        """Write a sequence-classification checkpoint (safetensors), tokenizer and chat template.
+        """Write a sequence-classification checkpoint (safetensors), the tokenizer and the chat template.
 
-        Adapters are merged first. `max_length` is kept as the tokenizer's `model_max_length`.
+        Adapters are written merged. `max_length` is kept as the tokenizer's `model_max_length`.
         """
-        self.merge_lora()
         self.tokenizer.model_max_length = self.max_length
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=_merged_state(self.model))
         self.tokenizer.save_pretrained(folder)
+
+
+class _SharedPrefixes(DynamicCache):
+    """Keys and values of prompts, as rows of completions see them: each layer copies them when it needs them.
+
+    Args:
+        prompts: the filled cache of G prompts.
+        group: (B,) which prompt stands before each row.
+    """
+
+    def __init__(self, prompts: DynamicCache, group: torch.Tensor) -> None:
+        super().__init__()
+        self.prompts, self.group = prompts, group
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        known = self.prompts.layers[layer_idx]
+        keys = torch.cat([known.keys[self.group], key_states], dim=-2)  # type: ignore[index]
+        return keys, torch.cat([known.values[self.group], value_states], dim=-2)  # type: ignore[index]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.prompts.get_seq_length(layer_idx)
+
+
+class _Sizes:
+    """Work per token, per query-key pair and per cached token, in floating-point operations of a forward pass."""
+
+    def __init__(self, token: float, pair: float, cached: float, layers: int) -> None:
+        self.token, self.pair, self.cached, self.layers = token, pair, cached, layers
+
+    @classmethod
+    def of(cls, model: transformers.PreTrainedModel) -> Self:
+        config = model.config.get_text_config()
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
+        weights = sum(p.numel() for p in model.parameters()) - tables
+        stored = getattr(config, "num_key_value_heads", None) or heads
+        return cls(2.0 * max(weights, 1), 4.0 * layers * heads * size, 2.0 * layers * stored * size, layers)
+
+    def costs(self, device: str, batch_tokens: int | None) -> Costs:
+        """In units of a token's linear layers. The CPU's constants are measured, by `benchmarks/scoring.py --fit`."""
+        slow_pair, slow_copy, per_layer, budget = (
+            (2.0, 30.0, 8e6, 4096) if device == "cpu" else (2.0, 100.0, 1e11, 16384)
+        )
+        return Costs(
+            pair=slow_pair * self.pair / self.token,
+            copy=slow_copy * self.cached / self.token,
+            call=per_layer * self.layers / self.token,
+            budget=batch_tokens or budget,
+        )
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -237,8 +471,58 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def _merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a model, with low-rank adapters added to the weights that they adapt."""
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        if not hasattr(module, "get_delta_weight"):
+            continue
+        adapted = {key for key in state if key.startswith(f"{name}.")}
+        values = {key: state.pop(key) for key in adapted}
+        prefix = f"{name}.base_layer."
+        state.update({f"{name}.{k.removeprefix(prefix)}": v for k, v in values.items() if k.startswith(prefix)})
+        with torch.no_grad():
+            for adapter in module.active_adapters:
+                state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
+    return state
+
+
+_reading = threading.local()  # what the score head reads in this thread's forward pass
+
+
 def _remember(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-    _seen.hidden = inputs[0]
+    states = getattr(_reading, "states", None)
+    if states is not None:
+        states.append(inputs[0])
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while, then every module as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether a forward pass makes collective calls (FSDP, DeepSpeed ZeRO-3), which all processes must make alike."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(m, FullyShardedDataParallel) for m in model.modules()) or any(
+        isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters()
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+    """(N, length) with rows on the left."""
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
 
 def _find_linear(model: nn.Module) -> str:
@@ -264,7 +548,7 @@ def _set_padding(model: transformers.PreTrainedModel, tokenizer: transformers.Pr
                 warnings.warn(
                     f"the tokenizer pads with {tokenizer.pad_token!r}, the model with "
                     f"{tokenizer.convert_ids_to_tokens(pad)!r}: the model's is used, by which it finds the last token",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
         return
