@@ -49,8 +49,9 @@ class HashedBackbone(Backbone):
         buckets: rows of the table.
 
     Attributes:
-        scale: factor of n-gram weights, 1 / (their mean norm over the training rows); set by `fit`. Rows are not
-            normalized one by one: a longer completion has a larger vector, so length can be learned, and abused.
+        factor: (buckets,) what a feature's weight is multiplied by, set by `fit`: its inverse document frequency, over
+            the mean norm of the training rows. Rows are not normalized one by one: a longer completion has a larger
+            vector, so length can be learned, and abused.
     """
 
     name = "hashed"
@@ -64,14 +65,21 @@ class HashedBackbone(Backbone):
         self.table = nn.Parameter(torch.zeros(buckets, hidden_size))
         if hidden_size > 1:  # zeros would be a saddle point of a bilinear head
             nn.init.normal_(self.table, std=hidden_size**-0.5)
-        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("factor", torch.ones(buckets))
         self.linear = nn.Identity() if hidden_size == 1 else None
 
     def fit(self, items: Iterable[Bag | None]) -> None:
-        """Set `scale` from encoded training rows."""
-        norms = [float(np.sqrt(np.square(bag.weights[bag.ids >= RESERVED]).sum())) for bag in items if bag is not None]
-        if norms and np.mean(norms) > 0:
-            self.scale.fill_(1.0 / float(np.mean(norms)))
+        """Set `factor` from encoded training rows."""
+        bags = [bag for bag in items if bag is not None]
+        if not bags:
+            return
+        seen = np.bincount(np.concatenate([bag.ids for bag in bags]), minlength=self.buckets)
+        idf = np.log((1 + len(bags)) / (1 + seen)) + 1
+        idf[:RESERVED] = 0
+        norm = np.mean([np.sqrt(np.square(bag.weights * idf[bag.ids]).sum()) for bag in bags])
+        idf = idf / norm if norm > 0 else idf
+        idf[:RESERVED] = 1
+        self.factor.copy_(torch.from_numpy(idf))
 
     def encode(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Encoded:
         if len(prompts) != len(completions):
@@ -129,7 +137,7 @@ class HashedBackbone(Backbone):
         offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)[:-1]])).to(device)
         ids = torch.from_numpy(np.concatenate([bag.ids for bag in items])).to(device)
         weights = torch.from_numpy(np.concatenate([bag.weights for bag in items])).to(device)
-        weights = torch.where(ids < RESERVED, weights, weights * self.scale).to(self.table.dtype)
+        weights = (weights * self.factor[ids]).to(self.table.dtype)
         return F.embedding_bag(ids, self.table, offsets, mode="sum", per_sample_weights=weights)
 
     def fingerprint(self) -> dict[str, Any]:
