@@ -20,7 +20,7 @@ def load_reward(spec: str | PreferenceModel, **options: Any) -> PreferenceModel:
         spec: one of
             - a folder that `rewardsmith train` wrote, or any sequence-classification checkpoint, by path or hub id;
             - `module:function` or `file.py:function`, see `from_function`;
-            - `http://...`, an endpoint: `/get_reward` (`rewardsmith serve`, OpenRLHF) or vLLM's `/classify`;
+            - `http://...`, an endpoint: `/score` or `/get_reward` (`rewardsmith serve`, OpenRLHF), vLLM's `/classify`;
             - a reward object, which is returned as it is.
         options: passed on to what loads it (`max_length`, `dtype`, `revision`, ...).
 
@@ -32,7 +32,7 @@ def load_reward(spec: str | PreferenceModel, **options: Any) -> PreferenceModel:
     if spec.startswith(("http://", "https://")):
         from rewardsmith.adapters.openrlhf import RemoteReward
 
-        return RemoteReward(spec, form="classify" if spec.rstrip("/").endswith("/classify") else "openrlhf", **options)
+        return RemoteReward(spec, **options)
     if ":" in spec and not Path(spec).exists():
         from rewardsmith.functions import from_function
 

@@ -205,6 +205,23 @@ def _row_means(matrix: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), 0.0 if alone else np.nan)
 
 
+def called_batch(prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> dict[str, Any]:
+    """The batch behind a call in TRL's signature; arguments that are no list (a trainer's own objects) are left out.
+
+    Raises:
+        ValueError: where prompts, completions or a further column differ in number.
+    """
+    if len(prompts) != len(completions):
+        raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
+    batch: dict[str, Any] = {}
+    for name, column in columns.items():
+        if isinstance(column, list | tuple | np.ndarray):
+            if len(column) != len(prompts):
+                raise ValueError(f"column {name!r} has {len(column)} values for {len(prompts)} completions")
+            batch[name] = list(column)
+    return {**batch, "prompt": list(prompts), "completion": list(completions)}
+
+
 class Reward(PreferenceModel):
     """A scalar reward: subclasses implement `score(batch)`.
 
@@ -236,15 +253,9 @@ class Reward(PreferenceModel):
         **columns: Any,
     ) -> list[float | None]:
         """TRL's reward signature: B prompts and completions in, B floats out, None where a sample failed."""
-        if len(prompts) != len(completions):
-            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
         if trainer_state is not None:
             self.set_step(int(trainer_state.global_step))
-        batch: dict[str, Any] = {"prompt": list(prompts), "completion": list(completions)}
-        for name, column in {"completion_ids": completion_ids, **columns}.items():
-            if isinstance(column, list | tuple) and len(column) == len(prompts):
-                batch[name] = column
-        scores = self.resolved(batch)
+        scores = self.resolved(called_batch(prompts, completions, completion_ids=completion_ids, **columns))
         if log_metric is not None:
             name = self.__name__
             for part, values in scores.parts.items():
@@ -414,6 +425,11 @@ class Combination(Reward):
             return list(reward.rewards), list(reward.weights), reward.bias
         return [reward], [1.0], 0.0
 
+    @property
+    def names(self) -> list[str]:
+        """K names of the components, as in `Scores.parts`; equal names are numbered."""
+        return _unique([reward.__name__ for reward in self.rewards])
+
     def set_step(self, step: int) -> None:
         self.step = step
         for reward in self.rewards:
@@ -434,7 +450,7 @@ class Combination(Reward):
             total = np.prod(weights) * values.prod(axis=0)
         parts: dict[str, np.ndarray] = {}
         failures: dict[int, Failure] = {}
-        for name, s in zip(_unique([r.__name__ for r in self.rewards]), scored):
+        for name, s in zip(self.names, scored):
             parts[name] = s.values
             parts.update({f"{name}/{key}": part for key, part in s.parts.items()})
             for row, failure in s.failures.items():
