@@ -20,11 +20,6 @@ CARD = "rewardsmith.json"  # beside the weights: which backbone, which head, how
 BACKBONES = {"HashedBackbone": "hashed", "EmbeddingBackbone": "embedding", "TransformerBackbone": "transformer"}
 
 
-def token_budget(device: torch.device) -> int:
-    """Tokens of one forward pass: enough to keep the device busy, few enough for attention masks to stay small."""
-    return 16_384 if device.type == "cuda" else 4_096
-
-
 class Network(nn.Module):
     """A backbone and a head, as one module.
 
@@ -42,6 +37,11 @@ class Network(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def budget(self) -> int:
+        """Tokens of one forward pass: `max_tokens`, or enough to keep the device busy with masks still small."""
+        return self.max_tokens or (16_384 if self.device.type == "cuda" else 4_096)
+
     def chunks(self, lengths: Sequence[int], groups: Sequence[Hashable]) -> Iterator[list[int]]:
         """Row indices in batches bounded by tokens: rows of one group stay together, groups go by length.
 
@@ -51,7 +51,7 @@ class Network(nn.Module):
         for row, (length, group) in enumerate(zip(lengths, groups)):
             if length:
                 members.setdefault(group, []).append(row)
-        budget = self.max_tokens or token_budget(self.device)
+        budget = self.budget
         chunk: list[int] = []
         used = 0
         for rows in sorted(members.values(), key=lambda rows: max(lengths[row] for row in rows)):

@@ -352,8 +352,8 @@ class PreferenceTrainer(Trainer):
 
     def _chunks(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         network = self.accelerator.unwrap_model(self.model).network
-        budget = network.max_tokens
-        if budget is None or sum(inputs["lengths"]) <= budget or inputs["prompts"] is not None:
+        budget = network.budget
+        if sum(inputs["lengths"]) <= budget or inputs["prompts"] is not None:
             return [inputs]
         bounds, used = [0], 0
         for at, length in enumerate(inputs["lengths"]):
@@ -502,6 +502,7 @@ def train(
     bf16: bool = False,
     lora: bool = False,
     max_length: int | None = None,
+    max_tokens: int | None = None,
     use_margin: bool = False,
     label_smoothing: float = 0.0,
     centering: float = 0.0,
@@ -529,6 +530,7 @@ def train(
         bf16: mixed precision.
         lora: train low-rank adapters; they are merged into the saved model.
         max_length: longest prompt + completion in tokens; a longer prompt is cut from the left.
+        max_tokens: bound on the tokens of one forward pass; a step of more is computed in several. Default: by device.
         use_margin: subtract the `margin` column from the logits in the loss.
         label_smoothing: see `losses.preference_loss`.
         centering: see `losses.bradley_terry`.
@@ -541,7 +543,7 @@ def train(
         ValueError: for bad options or data (`RecordError` with row and column); nothing has been written then.
     """
     _check_options(
-        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, save_steps=save_steps,
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, save_steps=save_steps, max_tokens=max_tokens,
         gradient_accumulation_steps=gradient_accumulation_steps,
     )  # fmt: skip
     if not 0 <= label_smoothing <= 0.5:
@@ -591,7 +593,8 @@ def train(
         "data": _data_hash(records),
     }
 
-    made = RewardModel(backbone, built) if built.scalar else PairwiseModel(backbone, built)
+    kind = RewardModel if built.scalar else PairwiseModel
+    made = kind(backbone, built, max_tokens=max_tokens)
     network = PairNetwork(made.network, label_smoothing=label_smoothing, centering=centering)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Path(scratch) if out is None else out / CHECKPOINTS
