@@ -1,0 +1,147 @@
+"""The table of the 66 papers: what each is, which room it belongs to, and whether its claim is built.
+
+To add a claim, write `papers/pNN_name.py` and name that module in its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper.
+
+    Attributes:
+        number: 1 to 66.
+        title: as published on arXiv.
+        arxiv: id on arXiv.
+        room: the folder of rewardsmith that the method belongs to.
+        module: of `rewardsmith.papers` that holds the claim; None where it is not built.
+        note: what to know before relying on the claim, with numbers: where it does not hold at small scale.
+    """
+
+    number: int
+    title: str
+    arxiv: str
+    room: str
+    module: str | None = None
+    note: str = ""
+
+    @property
+    def year(self) -> int:
+        """Of the first version on arXiv."""
+        return 2000 + int(self.arxiv[:2])
+
+    @property
+    def built(self) -> bool:
+        """Whether `reproduce` runs it."""
+        return self.module is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        names = ("number", "title", "year", "arxiv", "room", "built", "note")
+        return {name: getattr(self, name) for name in names}
+
+
+def list_papers() -> list[Paper]:
+    """All papers, by number."""
+    return list(PAPERS)
+
+
+# fmt: off
+PAPERS: tuple[Paper, ...] = (
+    Paper(1, "Reward Generalization in RLHF: A Topological Perspective", "2402.10184", "data"),
+    Paper(2, "Writing-Zero: Bridge the Gap Between Non-verifiable Problems and Verifiable Rewards",
+          "2506.00103", "judges"),
+    Paper(3, "Online Intrinsic Rewards for Decision Making Agents from Large Language Model Feedback",
+          "2410.23022", "control"),
+    Paper(4, "BLEUBERI: BLEU is a surprisingly effective reward for instruction following", "2505.11080", "verifiers"),
+    Paper(5, "Secrets of RLHF in Large Language Models Part II: Reward Modeling", "2401.06080", "models"),
+    Paper(6, "Tool-Augmented Reward Modeling", "2310.01045", "judges"),
+    Paper(7, "On Designing Effective RL Reward at Training Time for LLM Reasoning", "2410.15115", "shaping"),
+    Paper(8, "Personalizing Reinforcement Learning from Human Feedback with Variational Preference Learning",
+          "2408.10075", "models"),
+    Paper(9, "Aligning Language Models Using Follow-up Likelihood as Reward Signal", "2409.13948", "judges"),
+    Paper(10, "Behavior Alignment via Reward Function Optimization", "2310.19007", "control"),
+    Paper(11, "The Trickle-down Impact of Reward (In-)consistency on RLHF", "2309.16155", "evaluation"),
+    Paper(12, "GLoRe: When, Where, and How to Improve LLM Reasoning via Global and Local Refinements",
+          "2402.10963", "models"),
+    Paper(13, "RewardBench 2: Advancing Reward Model Evaluation", "2506.01937", "evaluation"),
+    Paper(14, "ToolRL: Reward is All Tool Learning Needs", "2504.13958", "verifiers"),
+    Paper(15, "Reasoning-SQL: Reinforcement Learning with SQL Tailored Partial Rewards for Reasoning-Enhanced "
+          "Text-to-SQL", "2503.23157", "verifiers"),
+    Paper(16, "RM-R1: Reward Modeling as Reasoning", "2505.02387", "judges"),
+    Paper(17, "Evaluating Robustness of Reward Models for Mathematical Reasoning", "2410.01729", "evaluation"),
+    Paper(18, "MiCRo: Mixture Modeling and Context-aware Routing for Personalized Preference Learning",
+          "2505.24846", "models"),
+    Paper(19, "Reward Design for Reinforcement Learning Agents", "2503.21949", "control"),
+    Paper(20, "Unsupervised Perceptual Rewards for Imitation Learning", "1612.06699", "control"),
+    Paper(21, "PAL: Pluralistic Alignment Framework for Learning from Heterogeneous Preferences",
+          "2406.08469", "models"),
+    Paper(22, "STARC: A General Framework For Quantifying Differences Between Reward Functions",
+          "2309.15257", "evaluation"),
+    Paper(23, "T-REG: Preference Optimization with Token-Level Reward Regularization", "2412.02685", "alignment"),
+    Paper(24, "Self-Consistency of the Internal Reward Models Improves Self-Rewarding Language Models",
+          "2502.08922", "alignment"),
+    Paper(25, "R1-Reward: Training Multimodal Reward Model Through Stable Reinforcement Learning",
+          "2505.02835", "alignment"),
+    Paper(26, "General Preference Modeling with Preference Representations for Aligning Language Models",
+          "2410.02197", "models", module="p26_general_preferences"),
+    Paper(27, "Text2Reward: Automated Dense Reward Function Generation for Reinforcement Learning",
+          "2309.11489", "control"),
+    Paper(28, "Transforming and Combining Rewards for Aligning Large Language Models", "2402.00742", "shaping"),
+    Paper(29, "Vision-Language Models are Zero-Shot Reward Models for Reinforcement Learning", "2310.12921", "control"),
+    Paper(30, "RAG-RewardBench: Benchmarking Reward Models in Retrieval Augmented Generation for Preference Alignment",
+          "2412.13746", "evaluation"),
+    Paper(31, "Leveraging Domain Knowledge for Efficient Reward Modelling in RLHF: A Case-Study in E-Commerce Opinion "
+          "Summarization", "2402.15473", "models"),
+    Paper(32, "A Unified Pairwise Framework for RLHF: Bridging Generative Reward Modeling and Policy Optimization",
+          "2504.04950", "alignment"),
+    Paper(33, "From r to Q^*: Your Language Model is Secretly a Q-Function", "2404.12358", "alignment"),
+    Paper(34, "Confronting Reward Model Overoptimization with Constrained RLHF", "2310.04373", "shaping"),
+    Paper(35, "MM-RLHF: The Next Step Forward in Multimodal LLM Alignment", "2502.10391", "judges"),
+    Paper(36, "UI-Genie: A Self-Improving Approach for Iteratively Boosting MLLM-based Mobile GUI Agents",
+          "2505.21496", "data"),
+    Paper(37, "Eureka: Human-Level Reward Design via Coding Large Language Models", "2310.12931", "control"),
+    Paper(38, "SePPO: Semi-Policy Preference Optimization for Diffusion Alignment", "2410.05255", "alignment"),
+    Paper(39, "Preference-free Alignment Learning with Regularized Relevance Reward", "2402.03469", "verifiers"),
+    Paper(40, "Reward-Robust RLHF in LLMs", "2409.15360", "models"),
+    Paper(41, "Auto MC-Reward: Automated Dense Reward Design with Large Language Models for Minecraft",
+          "2312.09238", "control"),
+    Paper(42, "Scaling Autonomous Agents via Automatic Reward Modeling And Planning", "2502.12130", "data"),
+    Paper(43, "On The Expressivity of Objective-Specification Formalisms in Reinforcement Learning",
+          "2310.11840", "control"),
+    Paper(44, "Effective Reward Specification in Deep Reinforcement Learning", "2412.07177", "control"),
+    Paper(45, "M-RewardBench: Evaluating Reward Models in Multilingual Settings", "2410.15522", "evaluation"),
+    Paper(46, "The Alignment Ceiling: Objective Mismatch in Reinforcement Learning from Human Feedback",
+          "2311.00168", "evaluation"),
+    Paper(47, "Sequential Recommendation for Optimizing Both Immediate Feedback and Long-term Retention",
+          "2404.03637", "control"),
+    Paper(48, "Token-level Direct Preference Optimization", "2404.11999", "alignment"),
+    Paper(49, "HelpSteer2-Preference: Complementing Ratings with Preferences", "2410.01257", "models"),
+    Paper(50, "Inference-Time Scaling for Generalist Reward Modeling", "2504.02495", "judges"),
+    Paper(51, "Assessing the Zero-Shot Capabilities of LLMs for Action Evaluation in RL", "2409.12798", "control"),
+    Paper(52, "Improving Context-Aware Preference Modeling for Language Models", "2407.14916", "models"),
+    Paper(53, "ReST-MCTS*: LLM Self-Training via Process Reward Guided Tree Search", "2406.03816", "alignment"),
+    Paper(54, "Few-shot In-Context Preference Learning Using Large Language Models", "2410.17233", "control"),
+    Paper(55, "CREAM: Consistency Regularized Self-Rewarding Language Models", "2410.12735", "alignment"),
+    Paper(56, "Lucy-SKG: Learning to Play Rocket League Efficiently Using Deep Reinforcement Learning",
+          "2305.15801", "control"),
+    Paper(57, "Self-Exploring Language Models: Active Preference Elicitation for Online Alignment",
+          "2405.19332", "alignment"),
+    Paper(58, "Direct Nash Optimization: Teaching Language Models to Self-Improve with General Preferences",
+          "2404.03715", "alignment"),
+    Paper(59, "Fine-Grained Human Feedback Gives Better Rewards for Language Model Training", "2306.01693", "models"),
+    Paper(60, "Toward Evaluative Thinking: Meta Policy Optimization with Evolving Reward Models",
+          "2504.20157", "judges"),
+    Paper(61, "Reward Shaping to Mitigate Reward Hacking in RLHF", "2502.18770", "shaping"),
+    Paper(62, "SIRL: Similarity-based Implicit Representation Learning", "2301.00810", "models"),
+    Paper(63, "Proposer-Agent-Evaluator(PAE): Autonomous Skill Discovery For Foundation Model Internet Agents",
+          "2412.13194", "control"),
+    Paper(64, "Learning to summarize from human feedback", "2009.01325", "models", module="p64_summarize"),
+    Paper(65, "InternLM-XComposer2.5-Reward: A Simple Yet Effective Multi-Modal Reward Model", "2501.12368", "models"),
+    Paper(66, "Language to Rewards for Robotic Skill Synthesis", "2306.08647", "control"),
+)
+# fmt: on
