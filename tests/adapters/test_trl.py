@@ -1,0 +1,192 @@
+"""Rewards in the real GRPOTrainer: text and messages, sums, schedules, an async form, samples without a score."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rewardsmith.adapters.trl import split_reward
+from rewardsmith.functions import from_function
+from rewardsmith.reward import Reward, Scores, linear_schedule
+
+pytest.importorskip("trl")
+
+WORDS = ["the", "a", "dog", "cat", "runs", "sits", "on", "mat", "sun", "blue", "green", "tree", "house", "seven"]
+
+
+def letters(completion: Any) -> float:
+    return sum(len(message["content"]) for message in completion) if isinstance(completion, list) else len(completion)
+
+
+def picky(completions: list, answer: list) -> list[float | None]:
+    """No score for every other sample; knows the data set's column."""
+    assert set(answer) <= {"sun", "tree"}
+    return [None if i % 2 else 1.0 for i in range(len(completions))]
+
+
+class Recorder(Reward):
+    """Scores by length and keeps what it was given."""
+
+    __name__ = "recorder"
+
+    def __init__(self) -> None:
+        self.batches: list[dict] = []
+        self.steps: list[int] = []
+
+    def score(self, batch) -> Scores:
+        self.batches.append(dict(batch))
+        self.steps.append(self.step)
+        return Scores(np.array([letters(text) for text in batch["completion"]], dtype=float))
+
+
+def tiny_policy(chat: bool):
+    """A Llama of 16 dimensions and a tokenizer of 20 words, both made here."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+    specials = ["<pad>", "<eos>", "<unk>", "user", "assistant"]
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(specials + WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+    if chat:
+        tokenizer.chat_template = (
+            "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos> {% endfor %}"
+            "{% if add_generation_prompt %}assistant {% endif %}"
+        )
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(specials + WORDS), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64,
+        pad_token_id=0, eos_token_id=1, bos_token_id=1,
+    )  # fmt: skip
+    return LlamaForCausalLM(config), tokenizer
+
+
+def train(rewards: list, folder: Path, *, chat: bool, **options: Any):
+    """Three steps of GRPO on two prompts, two completions each; returns the trainer."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    prompts = ["the dog", "a blue house"]
+    rows = [
+        {"prompt": [{"role": "user", "content": p}] if chat else p, "answer": a, "level": i}
+        for i, (p, a) in enumerate(zip(prompts, ["sun", "tree"]))
+    ]
+    model, tokenizer = tiny_policy(chat)
+    config = GRPOConfig(
+        output_dir=str(folder), max_steps=3, per_device_train_batch_size=4, num_generations=2, max_completion_length=6,
+        logging_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
+        learning_rate=1e-3, seed=0, **options,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=rewards,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer
+
+
+def logged(trainer) -> list[dict]:
+    return [row for row in trainer.state.log_history if "reward" in row]
+
+
+def test_three_steps_on_plain_text(tmp_path: Path) -> None:
+    recorder = Recorder()
+    total = recorder + linear_schedule(0.0, 3.0, 3) * from_function(letters)
+    slow = from_function(letters, name="slow").as_async()
+    trainer = train([total.named("total"), slow, from_function(picky)], tmp_path, chat=False)
+    rows = logged(trainer)
+    assert len(rows) == 3
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    # What the trainer passed: text, the data set's columns repeated per completion, token ids.
+    first = recorder.batches[0]
+    assert len(first["completion"]) == 4
+    assert all(isinstance(text, str) for text in first["prompt"] + first["completion"])
+    assert {"answer", "level", "completion_ids"} <= set(first)
+    assert sorted(zip(first["prompt"], first["answer"])) == [
+        ("a blue house", "tree"), ("a blue house", "tree"), ("the dog", "sun"), ("the dog", "sun"),
+    ]  # fmt: skip
+    # The schedule reads the trainer's step, every component is logged, the async form under its own name.
+    assert recorder.steps == [0, 1, 2]
+    for step, row in enumerate(rows):
+        length = row["rewards/slow/mean"]
+        assert row["total/recorder"] == pytest.approx(length)
+        assert row["rewards/total/mean"] == pytest.approx(length * (1 + step), rel=1e-5)
+        assert row["total/failed"] == 0.0
+        # A sample without a score is left out of the mean, not counted as 0.
+        assert row["rewards/picky/mean"] == 1.0
+        assert row["picky/failed"] == 0.5
+
+
+def test_three_steps_on_messages_with_a_split_sum(tmp_path: Path) -> None:
+    recorder = Recorder()
+    funcs, weights = split_reward(0.5 * recorder + 2.0 * from_function(picky))
+    trainer = train(funcs, tmp_path, chat=True, reward_weights=weights)
+    rows = logged(trainer)
+    assert len(rows) == 3
+    assert len(recorder.batches) == 3  # the sum was scored once per step, not once per component
+    first = recorder.batches[0]
+    assert first["prompt"][0][0]["role"] == "user"
+    assert first["completion"][0][0]["role"] == "assistant"
+    for row, batch in zip(rows, recorder.batches):
+        known = [letters(text) for text in batch["completion"]][::2]
+        assert row["rewards/recorder/mean"] == pytest.approx(np.mean(known))
+        assert row["rewards/picky/mean"] == 1.0
+        assert row["reward"] == pytest.approx(0.5 * np.mean(known) + 2.0)
+        assert math.isfinite(row["loss"])
+
+
+def test_split_reward_fails_a_sample_in_all_components_and_survives_pickling() -> None:
+    funcs, weights = split_reward(from_function(letters) - 2.0 * from_function(picky))
+    assert weights == [1.0, -2.0]
+    assert [f.__name__ for f in funcs] == ["letters", "picky"]
+    for first, second in (funcs, pickle.loads(pickle.dumps(funcs))):
+        for _ in range(2):  # the same lists again are a new batch
+            prompts, completions = ["p", "p"], ["abc", "de"]
+            assert first(prompts, completions, answer=["sun", "sun"]) == [3.0, None]
+            assert second(prompts, completions, answer=["sun", "sun"]) == [1.0, None]
+
+
+def test_split_reward_keeps_schedules_inside() -> None:
+    class State:
+        global_step = 1
+
+    funcs, weights = split_reward(from_function(letters) * linear_schedule(0.0, 1.0, 4) + from_function(letters))
+    assert weights == [1.0, 1.0]
+    assert [f.__name__ for f in funcs] == ["letters", "letters_2"]
+    prompts, completions = ["p"], ["abcd"]
+    assert [f(prompts, completions, trainer_state=State()) for f in funcs] == [[1.0], [4.0]]
+
+
+def test_what_cannot_be_split() -> None:
+    letter = from_function(letters)
+    with pytest.raises(TypeError, match="not a sum"):
+        split_reward(letter)
+    with pytest.raises(TypeError, match="not a sum"):
+        split_reward(letter * letter)
+    with pytest.raises(ValueError, match="constant term, 3"):
+        split_reward(letter + 3)
+
+
+def test_the_async_form_is_a_coroutine_function_with_a_name() -> None:
+    from trl.trainer.utils import get_callable_name, is_async_callable
+
+    call = from_function(letters, name="mine").as_async()
+    for form in (call, pickle.loads(pickle.dumps(call))):
+        assert inspect.iscoroutinefunction(form)
+        assert asyncio.iscoroutinefunction(form)
+        assert is_async_callable(form)
+        assert get_callable_name(form) == "mine"
+        assert asyncio.run(form(["p"], ["abc"], answer=["x"])) == [3.0]

@@ -1,0 +1,85 @@
+"""verl's `compute_score`, called as its managers call it."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+from pathlib import Path
+
+import pytest
+
+from rewardsmith.adapters.verl import as_batch_compute_score, as_compute_score
+from rewardsmith.functions import from_function
+from rewardsmith.reward import RewardError
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def exact(completion: str, answer: str) -> float:
+    if completion == "bad":
+        raise ValueError("bad sample")
+    return float(completion == answer)
+
+
+def reads_all(prompt: str, completion: str, answer: str, data_source: str, num_turns: int, scale: float = 1.0) -> float:
+    assert (prompt, answer, data_source) == ("6 * 7?", "42", "maths")
+    return scale * num_turns
+
+
+def test_the_naive_managers_call() -> None:
+    compute_score = as_compute_score(from_function(exact) + 0.5 * from_function(lambda completion: 1.0, name="one"))
+    assert list(inspect.signature(compute_score).parameters) == [
+        "data_source", "solution_str", "ground_truth", "extra_info", "kwargs",
+    ]  # fmt: skip
+    result = compute_score(
+        data_source="maths",
+        solution_str="42",
+        ground_truth="42",
+        extra_info={"num_turns": 1, "rollout_reward_scores": {}},
+    )
+    assert result == {"score": 1.5, "exact": 1.0, "one": 1.0, "failed": 0.0}
+    assert compute_score("maths", "41", "42") == {"score": 0.5, "exact": 0.0, "one": 1.0, "failed": 0.0}
+
+
+def test_columns_come_from_extra_info_and_reward_kwargs() -> None:
+    compute_score = as_compute_score(from_function(reads_all), prompt_key="question")
+    info = {"question": "6 * 7?", "num_turns": 3, "answer": "not this", "completion": "nor this"}
+    handles = {"reward_router_address": "host:1", "reward_model_tokenizer": object()}
+    assert compute_score("maths", "x", "42", info, scale=2.0, **handles)["score"] == 6.0
+    with pytest.raises(ValueError, match=r"row 0: extra_info has no 'question', it has \['num_turns'\]"):
+        compute_score("maths", "x", "42", {"num_turns": 3})
+
+
+def test_a_failure_is_raised_unless_a_number_is_chosen() -> None:
+    with pytest.raises(RewardError, match="bad sample"):
+        as_compute_score(from_function(exact))("maths", "bad", "42")
+    total = from_function(exact) + from_function(lambda completion: 2.0, name="two")
+    result = as_compute_score(total, failed=-1.0)("maths", "bad", "42")
+    assert (result["score"], result["failed"], result["two"]) == (-1.0, 1.0, 2.0)
+    assert math.isnan(result["exact"])
+
+
+def test_the_batch_managers_call() -> None:
+    compute_score = as_batch_compute_score(from_function(exact, on_failure="group_mean"), prompt_key="q")
+    results = compute_score(
+        data_sources=["maths"] * 3,
+        solution_strs=["42", "bad", "7"],
+        ground_truths=["42", "42", "8"],
+        extra_infos=[{"q": "a"}, {"q": "a", "hint": "x"}, {"q": "b"}],
+    )
+    assert [r["score"] for r in results] == [1.0, 1.0, 0.0]  # the failed one has its group's mean
+    assert len({tuple(r) for r in results}) == 1  # the same keys in every row
+    assert as_batch_compute_score(from_function(exact))(["m"], ["1"], ["1"]) == [{"score": 1.0, "failed": 0.0}]
+
+
+def test_the_example_is_what_verl_loads() -> None:
+    # As verl/utils/import_utils.py: executed from its path, not kept in sys.modules, called by keyword.
+    spec = importlib.util.spec_from_file_location("custom_module_1", EXAMPLES / "verl_reward.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    call = {"data_source": "gsm8k", "ground_truth": "42", "extra_info": {"question": "What is 6 * 7?"}}
+    right = module.compute_score(solution_str="6 * 7 = 42, so the answer is 42.", **call)
+    wrong = module.compute_score(solution_str="The answer is 41.", **call)
+    assert right["score"] > wrong["score"]
+    assert not inspect.iscoroutinefunction(module.compute_score)
