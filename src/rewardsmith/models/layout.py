@@ -6,8 +6,8 @@ Three layouts give the same hidden states:
   of C tokens behind a prompt of P.
 - `block_mask`: prompt and completions in one sequence, [P | C_1 | ... | C_K], where a completion sees the prompt and
   itself. Costs P + K C tokens, and attention over all (P + K C)^2 pairs.
-- `prefix_cache`: the prompt first; then the completions, a row each, on the prompt's keys and values. Costs P + K C
-  tokens in two passes, with attention over no pair in vain.
+- `prefix_cache`: the prompt first; then the completions, one or several in a sequence, on the prompt's keys and values.
+  Costs P + K C tokens in two passes, with less attention in vain.
 
 What is shared is the longest common prefix of token ids, so no text is split into tokens in another way than alone.
 Everything here is arithmetic on lengths: no tensors, no text.
@@ -46,18 +46,18 @@ class Pass:
     Attributes:
         layout: how its groups are laid out.
         groups: what it holds. In a `separate` pass each group has one row.
-        parts: for `prefix_cache`, batches of (index in `groups`, row).
+        parts: for `prefix_cache`, batches of sequences behind the prompts; a sequence is (index in `groups`, its rows).
     """
 
     layout: Layout
     groups: tuple[Group, ...]
-    parts: tuple[tuple[tuple[int, int], ...], ...] = ()
+    parts: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...] = ()
 
     @property
     def rows(self) -> list[int]:
         """Its rows, in the order in which its hidden states come out."""
         if self.parts:
-            return [row for part in self.parts for _, row in part]
+            return [row for part in self.parts for _, rows in part for row in rows]
         return [row for group in self.groups for row in group.rows]
 
 
@@ -86,7 +86,7 @@ class Costs:
         return count * length * (1 + self.pair * length) + self.call
 
     def tails(self, count: Any, length: Any, prefix: Any) -> Any:
-        """Completions behind cached prompts."""
+        """Sequences of completions behind cached prompts."""
         seen = prefix + length
         return count * (length * (1 + self.pair * seen) + self.copy * seen) + self.call
 
@@ -206,8 +206,25 @@ def _cost_alone(layout: Layout, lengths: Sequence[int], group: Group, costs: Cos
     if layout == "block_mask":
         total = _total(lengths, group)
         return free.block_mask(1, total) if total <= MAX_MASK else np.inf
-    tails = sum(free.tails(1, lengths[row] - group.prefix, group.prefix) for row in group.rows)
-    return free.separate(1, group.prefix) + tails
+    return free.separate(1, group.prefix) + _sequences(lengths, group, costs)[0]
+
+
+def _sequences(lengths: Sequence[int], group: Group, costs: Costs) -> tuple[float, list[tuple[int, ...]]]:
+    """A group's completions in sequences behind its cached prompt: long ones see more in vain, many copy it more often.
+
+    Returns:
+        Their cost without that of the call, and the rows of each.
+    """
+    rows = sorted(group.rows, key=lambda row: -lengths[row])
+    best: tuple[float, list[tuple[int, ...]]] = (np.inf, [])
+    count = len(rows)
+    while True:
+        sequences = [tuple(rows[start::count]) for start in range(count)]  # of about equal length
+        sizes = np.array([sum(lengths[row] - group.prefix for row in sequence) for sequence in sequences])
+        best = min(best, (float(replace(costs, call=0.0).tails(1, sizes, group.prefix).sum()), sequences))
+        if count == 1:
+            return best
+        count = (count + 1) // 2
 
 
 def _passes(
@@ -245,11 +262,12 @@ def _cached_passes(lengths: Sequence[int], groups: list[Group], costs: Costs) ->
     for part in partition(prefixes, price, costs.budget):
         batch, longest = groups[part], int(prefixes[part.start])
         total += costs.separate(len(batch), longest)
-        members = [(index, row) for index, group in enumerate(batch) for row in group.rows]
-        members.sort(key=lambda member: batch[member[0]].prefix - lengths[member[1]])
-        sizes = np.array([lengths[row] - batch[index].prefix for index, row in members])
+        members = [(index, own) for index, group in enumerate(batch) for own in _sequences(lengths, group, costs)[1]]
+        sizes = np.array([sum(lengths[row] - batch[index].prefix for row in own) for index, own in members])
+        order = np.argsort(-sizes, kind="stable")
+        members, sizes = [members[i] for i in order], sizes[order]
         cuts = partition(
-            sizes + longest / 4,  # what is copied for a row takes memory too
+            sizes + longest / 4,  # what is copied for a sequence takes memory too
             lambda starts, stop, s=sizes, p=longest: costs.tails(stop - starts, s[starts], p),
             costs.budget,
         )
