@@ -38,7 +38,7 @@ from rewardsmith.models.backbones import Backbone
 from rewardsmith.models.checkpoint import load_optimizer, load_random_state, save_optimizer, save_random_state
 from rewardsmith.models.heads import Head, build_head
 from rewardsmith.models.losses import accuracy
-from rewardsmith.models.reward_model import CARD, Network, PairwiseModel, RewardModel, build_backbone
+from rewardsmith.models.reward_model import CARD, Network, PairwiseModel, RewardModel, build_backbone, load_model
 
 CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
@@ -595,6 +595,9 @@ def train(
 
     kind = RewardModel if built.scalar else PairwiseModel
     made = kind(backbone, built, max_tokens=max_tokens)
+    if resume and (finished := _finished(out, asked)):
+        made = load_model(out, max_length=max_length)
+        return TrainResult(model=made, is_main_process=True, **finished)
     network = PairNetwork(made.network, label_smoothing=label_smoothing, centering=centering)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Path(scratch) if out is None else out / CHECKPOINTS
@@ -660,7 +663,7 @@ def train(
         options=asked,
     )
     if out is not None and main:
-        _write_whole(made, out, {k: v for k, v in result.to_dict().items() if k not in ("fingerprint", "history")})
+        _write_whole(made, out, {k: v for k, v in result.to_dict().items() if k != "fingerprint"})
     trainer.accelerator.wait_for_everyone()
     return result
 
@@ -724,6 +727,14 @@ def _last_checkpoint(folder: Path, asked: Mapping[str, Any]) -> Path | None:
             json.loads((checkpoint / STATE).read_text(encoding="utf-8"))  # written last
             return checkpoint
     return None
+
+
+def _finished(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a finished run in `out` with the same options reported, or None."""
+    if (out / CHECKPOINTS).is_dir() or not (out / CARD).is_file():
+        return None
+    training = json.loads((out / CARD).read_text(encoding="utf-8"))["training"]
+    return training if training.get("options") == json.loads(json.dumps(asked)) else None
 
 
 def _write_whole(model: RewardModel | PairwiseModel, out: Path, training: Mapping[str, Any]) -> None:
