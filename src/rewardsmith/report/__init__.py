@@ -1,0 +1,7 @@
+"""Reports of results: one self-contained HTML page, and its figures."""
+
+from rewardsmith.report.cells import Cell
+from rewardsmith.report.page import Report
+from rewardsmith.report.svg import save_figure
+
+__all__ = ["Cell", "Report", "save_figure"]
