@@ -13,6 +13,7 @@ import typer
 
 from rewardsmith import __version__
 from rewardsmith.cli import claims, learn, trust
+from rewardsmith.data.records import RecordError
 
 app = typer.Typer(
     name="rewardsmith",
@@ -58,6 +59,8 @@ def main() -> None:
         if os.environ.get("REWARDSMITH_DEBUG"):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, RecordError) and error.row is not None:
+            message += " (--on-bad skip leaves such rows out and counts them)"
         print(f"rewardsmith: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -7,11 +7,101 @@ Text is either plain (`str`) or conversational (a list of `{"role", "content"}` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Message = Mapping[str, Any]
 Text = str | Sequence[Message]
 Batch = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of record: the columns that every row has, and those that it may have.
+
+    Attributes:
+        required: columns without which a row cannot be used.
+        optional: columns that the library reads where they are there.
+        meaning: one sentence.
+    """
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    meaning: str
+
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "prompt": ("text", "what the completion answers"),
+    "chosen": ("text", "the preferred completion"),
+    "rejected": ("text", "the other one"),
+    "completion": ("text", "one completion"),
+    "completions": ("list of str", "the steps of one completion, in order (TRL's stepwise format)"),
+    "labels": ("list of bool", "whether each step is right"),
+    "label": ("bool", "whether the completion is desirable (TRL's unpaired format)"),
+    "candidates": ("list of text", "several completions of one prompt"),
+    "gold": ("list of float", "the true reward of each candidate, where it is known; never trained on"),
+    "ratings": ("list of float", "a rating of each candidate"),
+    "ranks": ("list of int", "the rank of each candidate, 1 is best, equal ranks are ties"),
+    "num_correct": ("int", "how many of the candidates are right; the right ones come first"),
+    "rating": ("float", "a rating of the completion"),
+    "margin": ("float", "by how much chosen is better, in reward units"),
+    "target_prob": ("float in [0, 1]", "probability that chosen is the better one, for soft labels"),
+    "strength": ("float", "how strong the preference is, on the annotator's scale"),
+    "user": ("str or int", "who preferred"),
+    "context": ("text", "under which instruction or criterion it was preferred"),
+    "segments": ("list of {end, label, score}", "parts of the completion; end is the character after the last one"),
+    "images": ("list of path or image", "the images that prompt and completion speak of"),
+    "tree": ("{parent, branch}", "where in a tree of completions the row stands"),
+    "steps": ("list of {thought, action, observation}", "a trajectory of an agent"),
+    "category": ("str", "what the prompt is about; results can be broken down by it, as by any column"),
+    "generator_chosen": ("str", "what wrote chosen"),
+    "generator_rejected": ("str", "what wrote rejected"),
+    "id": ("str", "of the row"),
+}
+
+_PREFERENCE = ("margin", "target_prob", "strength", "context", "images", "tree", "category", "id")
+KINDS: dict[str, Kind] = {
+    "preference": Kind(("prompt", "chosen", "rejected"), ("user", *_PREFERENCE), "one completion preferred to another"),
+    "user_preference": Kind(("prompt", "chosen", "rejected", "user"), _PREFERENCE, "preferences of known users"),
+    "candidates": Kind(
+        ("prompt", "candidates"),
+        ("gold", "ratings", "ranks", "num_correct", "category", "id"),
+        "several completions of one prompt",
+    ),
+    "ranking": Kind(("prompt", "candidates", "ranks"), ("category", "id"), "completions in order of preference"),
+    "steps": Kind(("prompt", "completions", "labels"), ("id",), "a completion in steps, each right or wrong"),
+    "segments": Kind(("prompt", "completion", "segments"), ("id",), "a completion with labelled or scored parts"),
+    "rating": Kind(("prompt", "completion", "rating"), ("user", "category", "id"), "a completion with a number"),
+    "unpaired": Kind(("prompt", "completion", "label"), ("id",), "a completion, desirable or not"),
+    "completion": Kind(("prompt", "completion"), ("images", "category", "id"), "a completion to score"),
+    "prompt": Kind(("prompt",), ("images", "category", "id"), "a prompt to answer"),
+}
+
+
+def kind_of(columns: Iterable[str]) -> str:
+    """The kind of records that have these columns: the first that fits, from the most particular on.
+
+    Raises:
+        ValueError: where none fits.
+    """
+    names = set(columns)
+    for kind in (
+        "preference",
+        "ranking",
+        "candidates",
+        "steps",
+        "segments",
+        "rating",
+        "unpaired",
+        "completion",
+        "prompt",
+    ):
+        if names.issuperset(KINDS[kind].required):
+            return kind
+    wanted = "; ".join(
+        f"{kind}: {', '.join(KINDS[kind].required)}" for kind in ("preference", "candidates", "completion")
+    )
+    raise ValueError(f"the columns {sorted(names)} are no known layout; there must be, for instance, {wanted}")
 
 
 class RecordError(ValueError):

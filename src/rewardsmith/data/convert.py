@@ -1,0 +1,289 @@
+"""From the layouts in which public data comes, and from one kind of record to another.
+
+Every function takes and returns rows (dicts). `recognize` says which public layout a set of columns is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rewardsmith.data.records import RecordError, Text, as_text, is_conversational, text_key
+
+Row = dict[str, Any]
+ASSISTANT = "\n\nAssistant:"
+
+
+def recognize(columns: Iterable[str]) -> tuple[str, Callable[[Mapping[str, Any], int], Row]] | None:
+    """The public layout with these columns: its name, and the function of a row and its number; None for our own."""
+    names = set(columns)
+    for name, needed, absent, convert in LAYOUTS:
+        if names >= needed and not names & absent:
+            return name, convert
+    return None
+
+
+def transcripts(row: Mapping[str, Any], number: int = 0) -> Row:
+    """Two transcripts with a common beginning (hh-rlhf), or two conversations (Skywork, TRL's implicit prompt).
+
+    The prompt is what both share, up to the last turn of the assistant in which they differ.
+
+    Raises:
+        RecordError: where the two have no common prompt.
+    """
+    chosen, rejected = row["chosen"], row["rejected"]
+    for name, value in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(value, str | list | tuple):
+            problem = "is missing" if value is None else f"must be text or messages, not {type(value).__name__}"
+            raise RecordError(problem, row=number, column=name)
+    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+    if is_conversational(chosen) != is_conversational(rejected):
+        raise RecordError("must be a string, or messages, as 'chosen' is", row=number, column="rejected")
+    if is_conversational(chosen):
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected)))
+        same = min(same, len(chosen) - 1, len(rejected) - 1)
+        if same < 1:
+            raise RecordError(
+                "shares no first message with 'rejected': there is no prompt", row=number, column="chosen"
+            )
+        return {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:], **rest}
+    same = len(_common_prefix(chosen, rejected))
+    cut = chosen.rfind(ASSISTANT, 0, min(same + len(ASSISTANT), len(chosen)))
+    if cut < 0 or not rejected.startswith(chosen[: cut + len(ASSISTANT)]):
+        raise RecordError(
+            f"there is no prompt: add a column 'prompt', or transcripts with a common beginning up to {ASSISTANT!r}",
+            row=number,
+            column="chosen",
+        )
+    cut += len(ASSISTANT)
+    return {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:], **rest}
+
+
+def _common_prefix(a: str, b: str) -> str:
+    end = min(len(a), len(b))
+    low, high = 0, end
+    while low < high:  # binary search: comparing slices is quick
+        middle = (low + high + 1) // 2
+        if a[:middle] == b[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return a[:low]
+
+
+def as_chat(text: str) -> list[dict[str, str]]:
+    """A transcript of the form `\\n\\nHuman: ...\\n\\nAssistant: ...` as messages; an empty last turn is left out.
+
+    Raises:
+        ValueError: where the text does not begin with a turn.
+    """
+    import re
+
+    parts = re.split(r"\n\n(Human|Assistant):", "\n\n" + text.lstrip())
+    if parts[0].strip() or len(parts) < 3:
+        raise ValueError("a transcript begins with '\\n\\nHuman:' or '\\n\\nAssistant:'")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2])]
+    return turns[:-1] if not turns[-1]["content"] else turns
+
+
+def _llmbar(row: Mapping[str, Any], number: int) -> Row:
+    label = row["label"]
+    if str(label) not in ("1", "2"):
+        raise RecordError(f"must be 1 or 2, not {label!r}", row=number, column="label")
+    return _of_two(row, "input", first_wins=str(label) == "1", used=("input", "output_1", "output_2", "label"))
+
+
+def _alpaca_eval(row: Mapping[str, Any], number: int) -> Row:
+    """`preference` is 1 where output_1 wins, 2 where output_2 does, between them a probability, None unknown."""
+    preference = row["preference"]
+    if preference is None:
+        raise RecordError("is missing: the judge gave no preference", row=number, column="preference")
+    if not isinstance(preference, int | float) or isinstance(preference, bool) or not 0 <= preference <= 2:
+        raise RecordError(f"must be a number from 1 to 2, not {preference!r}", row=number, column="preference")
+    if preference in (0, 1.5):
+        raise RecordError("is a tie: nothing is preferred", row=number, column="preference")
+    out = _of_two(
+        row, "instruction", first_wins=preference < 1.5, used=("instruction", "output_1", "output_2", "preference")
+    )
+    return {**out, "target_prob": abs(preference - 1.5) + 0.5}
+
+
+def _summaries(row: Mapping[str, Any], number: int) -> Row:
+    """OpenAI's summarize_from_feedback comparisons."""
+    info, choice = row["info"], row["choice"]
+    if choice not in (0, 1):
+        raise RecordError(f"must be 0 or 1, not {choice!r}", row=number, column="choice")
+    texts = [summary["text"] for summary in row["summaries"]]
+    title = f"TITLE: {info['title']}\n\n" if info.get("title") else ""
+    where = f"SUBREDDIT: r/{info['subreddit']}\n\n" if info.get("subreddit") else ""
+    body = f"POST: {info['post']}" if info.get("post") else info.get("article") or ""
+    policies = [summary.get("policy") for summary in row["summaries"]]
+    return {
+        "prompt": f"{where}{title}{body}\n\nTL;DR:",
+        "chosen": texts[choice],
+        "rejected": texts[1 - choice],
+        "generator_chosen": policies[choice],
+        "generator_rejected": policies[1 - choice],
+        "user": row.get("worker"),
+    }
+
+
+def _rewardbench2(row: Mapping[str, Any], number: int) -> Row:
+    """RewardBench 2: lists of right and wrong completions."""
+    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+    right, wrong = row["chosen"], row["rejected"]
+    if not isinstance(right, list) or not isinstance(wrong, list):
+        raise RecordError("must be a list of completions", row=number, column="chosen")
+    return {**rest, "candidates": [*right, *wrong], "num_correct": len(right)}
+
+
+def _response_rating(row: Mapping[str, Any], number: int) -> Row:
+    """HelpSteer: a response with ratings of attributes; `rating` is its helpfulness."""
+    rest = {name: value for name, value in row.items() if name != "response"}
+    return {**rest, "completion": row["response"], "rating": row["helpfulness"]}
+
+
+def _ultrafeedback(row: Mapping[str, Any], number: int) -> Row:
+    """UltraFeedback: an instruction with completions that have an overall score."""
+    found = row["completions"]
+    if not isinstance(found, list) or not all(isinstance(item, Mapping) and "response" in item for item in found):
+        raise RecordError("must be a list of mappings with 'response'", row=number, column="completions")
+    out: Row = {"prompt": row["instruction"], "candidates": [item["response"] for item in found]}
+    scores = [item.get("overall_score") for item in found]
+    return {**out, "ratings": scores} if None not in scores else out
+
+
+def _of_two(row: Mapping[str, Any], prompt: str, *, first_wins: bool, used: Sequence[str]) -> Row:
+    """A row with output_1 and output_2 as a preference; what is known of the outputs goes along."""
+    won, lost = (1, 2) if first_wins else (2, 1)
+    out: Row = {"prompt": row[prompt], "chosen": row[f"output_{won}"], "rejected": row[f"output_{lost}"]}
+    for name, value in row.items():
+        if name in (f"generator_{won}", f"generator_{lost}"):
+            out["generator_chosen" if name.endswith(str(won)) else "generator_rejected"] = value
+        elif name not in used:
+            out[name] = value
+    return {**out, "chosen_position": won}
+
+
+_Layout = tuple[str, set[str], set[str], Callable[[Mapping[str, Any], int], Row]]
+LAYOUTS: tuple[_Layout, ...] = (
+    ("AlpacaEval annotations", {"instruction", "output_1", "output_2", "preference"}, set(), _alpaca_eval),
+    ("LLMBar", {"input", "output_1", "output_2", "label"}, set(), _llmbar),
+    ("RewardBench 2", {"prompt", "chosen", "rejected", "num_correct", "total_completions"}, set(), _rewardbench2),
+    ("summarize_from_feedback", {"info", "summaries", "choice"}, set(), _summaries),
+    ("HelpSteer", {"prompt", "response", "helpfulness"}, {"completion"}, _response_rating),
+    ("UltraFeedback", {"instruction", "completions"}, set(), _ultrafeedback),
+    ("two transcripts", {"chosen", "rejected"}, {"prompt"}, transcripts),
+)
+
+
+def preferences_to_ratings(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Two rows per pair: chosen with rating 1, rejected with rating 0."""
+    out = []
+    for row in rows:
+        rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+        out += [
+            {**rest, "completion": row["chosen"], "rating": 1.0},
+            {**rest, "completion": row["rejected"], "rating": 0.0},
+        ]
+    return out
+
+
+def ratings_to_candidates(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """One row per prompt, with its completions as `candidates` and their `ratings`, in order of appearance."""
+    groups: dict[str, Row] = {}
+    for row in rows:
+        group = groups.setdefault(text_key(row["prompt"]), {"prompt": row["prompt"], "candidates": [], "ratings": []})
+        group["candidates"].append(row["completion"])
+        group["ratings"].append(row["rating"])
+    return list(groups.values())
+
+
+def candidates_to_preferences(rows: Iterable[Mapping[str, Any]], *, min_gap: float = 0.0) -> list[Row]:
+    """All pairs of candidates that differ by more than `min_gap`, the better one chosen.
+
+    What is better is said by `ratings` (higher), `ranks` (lower) or `num_correct` (the first ones are right). The
+    difference is kept as `margin` where there are ratings.
+
+    Raises:
+        RecordError: for a row that has none of the three.
+    """
+    out = []
+    for number, row in enumerate(rows):
+        texts = row["candidates"]
+        if row.get("ratings") is not None:
+            worth = np.asarray(row["ratings"], dtype=float)
+        elif row.get("ranks") is not None:
+            worth = -np.asarray(row["ranks"], dtype=float)
+        elif row.get("num_correct") is not None:
+            worth = (np.arange(len(texts)) < row["num_correct"]).astype(float)
+        else:
+            raise RecordError(
+                "cannot be paired: there must be 'ratings', 'ranks' or 'num_correct'", row=number, column="candidates"
+            )
+        per_candidate = ("candidates", "ratings", "ranks", "num_correct", "gold", "total_completions")
+        rest = {name: value for name, value in row.items() if name not in per_candidate}
+        for i, j in itertools.combinations(range(len(texts)), 2):
+            gap = float(worth[i] - worth[j])
+            if abs(gap) <= min_gap:
+                continue
+            won, lost = (i, j) if gap > 0 else (j, i)
+            pair = {**rest, "chosen": texts[won], "rejected": texts[lost]}
+            out.append({**pair, "margin": abs(gap)} if row.get("ratings") is not None else pair)
+    return out
+
+
+def steps_to_segments(rows: Iterable[Mapping[str, Any]], *, separator: str = "\n") -> list[Row]:
+    """Step-labelled rows as segment-labelled ones; a segment ends with its step, separators belong to the next one."""
+    out = []
+    for row in rows:
+        rest = {name: value for name, value in row.items() if name not in ("completions", "labels")}
+        ends = np.cumsum([len(step) for step in row["completions"]]) + len(separator) * np.arange(
+            len(row["completions"])
+        )
+        segments = [{"end": int(end), "label": label} for end, label in zip(ends, row["labels"])]
+        out.append({**rest, "completion": separator.join(row["completions"]), "segments": segments})
+    return out
+
+
+def segments_to_steps(rows: Iterable[Mapping[str, Any]], *, separator: str = "\n") -> list[Row]:
+    """Segment-labelled rows as step-labelled ones: the inverse of `steps_to_segments`."""
+    out = []
+    for row in rows:
+        rest = {name: value for name, value in row.items() if name not in ("completion", "segments")}
+        text, ends = as_text(row["completion"]), [segment["end"] for segment in row["segments"]]
+        steps = [
+            text[start:end].removeprefix(separator) if start else text[:end] for start, end in zip([0, *ends], ends)
+        ]
+        out.append({**rest, "completions": steps, "labels": [segment["label"] for segment in row["segments"]]})
+    return out
+
+
+def unpaired_to_preferences(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Every desirable completion of a prompt paired with every undesirable one."""
+    groups: dict[str, tuple[Text, list[Text], list[Text]]] = {}
+    for row in rows:
+        _, good, bad = groups.setdefault(text_key(row["prompt"]), (row["prompt"], [], []))
+        (good if row["label"] else bad).append(row["completion"])
+    return [
+        {"prompt": prompt, "chosen": won, "rejected": lost}
+        for prompt, good, bad in groups.values()
+        for won, lost in itertools.product(good, bad)
+    ]
+
+
+# kind read, kind wanted -> how to get there
+PATHS: dict[tuple[str, str], Callable[[Iterable[Mapping[str, Any]]], list[Row]]] = {
+    ("candidates", "preference"): candidates_to_preferences,
+    ("ranking", "preference"): candidates_to_preferences,
+    ("rating", "preference"): lambda rows: candidates_to_preferences(ratings_to_candidates(rows)),
+    ("rating", "candidates"): ratings_to_candidates,
+    ("unpaired", "preference"): unpaired_to_preferences,
+    ("preference", "rating"): preferences_to_ratings,
+    ("steps", "segments"): steps_to_segments,
+    ("segments", "steps"): segments_to_steps,
+}
