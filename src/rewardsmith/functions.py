@@ -7,6 +7,7 @@ import concurrent.futures
 import importlib
 import importlib.util
 import inspect
+import numbers
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,13 @@ def import_object(path: str) -> Any:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(file.stem, module)
-        spec.loader.exec_module(module)
+        ours = sys.modules.setdefault(file.stem, module) is module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            if ours:
+                del sys.modules[file.stem]
+            raise ValueError(f"cannot load {module_name!r}: {_one_line(error)}") from error
     else:
         sys.path.insert(0, "")  # as `python -m` does: modules of the current folder count
         try:
@@ -89,6 +95,8 @@ class FunctionReward(Reward):
         name: str | None = None,
         on_failure: OnFailure = "drop",
     ) -> None:
+        if not callable(function):
+            raise TypeError(f"{path or function!r} is not a callable but a {type(function).__name__}")
         parameters = inspect.signature(function).parameters
         self._open = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._named = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -98,7 +106,8 @@ class FunctionReward(Reward):
                 f"'completion' (one sample); it takes {sorted(self._named)}"
             )
         self.batched = "completions" in self._named
-        self.is_async = inspect.iscoroutinefunction(function)
+        # An object with `async def __call__` is no coroutine function to inspect.
+        self.is_async = any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
         self.function, self.path = function, path
         self.on_failure = on_failure
         self.__name__ = name or getattr(function, "__name__", type(function).__name__)
@@ -187,7 +196,7 @@ def _collect(results: Sequence[Any], latency: np.ndarray) -> Scores:
             details[row] = dict(result)
             score = result.get("score")
             for key, value in result.items():
-                if key != "score" and isinstance(value, int | float):
+                if key != "score" and isinstance(value, numbers.Real | np.bool_):
                     parts.setdefault(key, np.full(len(results), np.nan))[row] = value
         if isinstance(score, Failure):
             failures[row] = score

@@ -149,7 +149,8 @@ class Scores:
             raise ValueError(f"on_failure must be 'drop', 'group_mean' or 'raise', not {on_failure!r}")
         if groups is None:
             raise ValueError("on_failure='group_mean' needs groups: one key per row")
-        _, index = np.unique(np.asarray(list(map(str, groups))), return_inverse=True)
+        numbers: dict[Any, int] = {}
+        index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
         total = np.bincount(index, weights=np.where(self.ok, self.values, 0.0))
         count = np.bincount(index, weights=self.ok)
         mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
@@ -177,14 +178,16 @@ class PreferenceModel(ABC):
         self, prompts: Sequence[Text], candidates: Sequence[Sequence[Text]], **columns: Any
     ) -> list[np.ndarray]:
         """Antisymmetric logits between the K_i candidates of each prompt: one (K_i, K_i) array per prompt."""
+        matrices = [np.zeros((len(group), len(group))) for group in candidates]
         pairs = [(i, j, k) for i, group in enumerate(candidates) for j in range(len(group)) for k in range(j)]
+        if not pairs:
+            return matrices
         logits = self.preference(
             [prompts[i] for i, _, _ in pairs],
             [candidates[i][j] for i, j, _ in pairs],
             [candidates[i][k] for i, _, k in pairs],
             **{name: [column[i] for i, _, _ in pairs] for name, column in columns.items()},
         )
-        matrices = [np.zeros((len(group), len(group))) for group in candidates]
         for (i, j, k), logit in zip(pairs, logits):
             matrices[i][j, k], matrices[i][k, j] = logit, -logit
         return matrices
@@ -269,7 +272,8 @@ class Reward(PreferenceModel):
         scores = self.score(batch)
         if not scores.failures or self.on_failure == "drop":
             return scores
-        return scores.resolve(self.on_failure, [text_key(p) for p in batch["prompt"]])
+        prompts = as_columns(batch).get("prompt")
+        return scores.resolve(self.on_failure, None if prompts is None else [text_key(p) for p in prompts])
 
     def set_step(self, step: int) -> None:
         """Tell scheduled weights which training step it is."""
@@ -326,6 +330,9 @@ class Reward(PreferenceModel):
     def __sub__(self, other: Reward | float) -> Combination:
         return Combination.sum(self, -other if isinstance(other, int | float) else other * -1.0)
 
+    def __rsub__(self, other: float) -> Combination:
+        return Combination.sum(self * -1.0, other)
+
     def __neg__(self) -> Combination:
         return self * -1.0
 
@@ -333,6 +340,9 @@ class Reward(PreferenceModel):
         return Combination.product(self, other)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: float) -> Combination:
+        return Combination.product(self, 1.0 / other)
 
 
 class _AsyncReward:

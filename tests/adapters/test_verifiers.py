@@ -128,6 +128,8 @@ def test_in_a_real_rubric() -> None:
 
 def test_in_a_real_task() -> None:
     vf = pytest.importorskip("verifiers.v1")
+    if not hasattr(vf, "TaskData"):
+        pytest.skip("this verifiers has tasks of another form")
     score_trace = as_trace_func(from_function(exact), columns=["answer"])
 
     class Data(vf.TaskData):
