@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +57,21 @@ def number(value: float | int | None, digits: int = 3, *, sign: bool = False) ->
     else:
         text = f"{value:{'+' if sign else ''}.{digits - 1}e}"
     return text.replace("-", MINUS)
+
+
+def decimals(values: Iterable[float]) -> int:
+    """Decimal places that suit a set of numbers: three significant digits for the largest, two where it is below 1."""
+    largest = max((abs(value) for value in values if not is_missing(value)), default=0.0)
+    if largest == 0:
+        return 2
+    power = math.floor(math.log10(largest))
+    return max(0, 2 - power if power >= 0 else 1 - power)
+
+
+def fixed(value: float, places: int) -> str:
+    """`value` with that many decimal places, and no minus before a zero."""
+    text = f"{value:,.{places}f}"
+    return (text if float(text.replace(",", "")) else text.lstrip("-")).replace("-", MINUS)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -17,17 +17,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
 from rewardsmith.evaluation.intervals import wilson
-from rewardsmith.report.cells import KINDS, is_missing, number, percent
+from rewardsmith.report.cells import KINDS, MINUS, decimals, fixed, is_missing, number, percent
 from rewardsmith.report.svg import GRID, INK, MUTED, PANEL, SERIES, SEVERITY, xml_text
 
 Result = Mapping[str, Any]
 P = ParamSpec("P")
 
 WIDTH = 5.2  # inches: 374 points
-SMALL, TEXT = 8.5, 9.5
+SMALL, TEXT = 9.3, 10.3
 MARKERS = ("o", "s", "^", "D", "v")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)))
 SEVERITY_MARKERS = {"ok": "o", "note": "D", "warning": "^", "serious": "s"}
@@ -41,7 +41,7 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": MUTED,
     "axes.linewidth": 0.8,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": SMALL + 0.5,
+    "axes.labelsize": SMALL,
     "axes.titlesize": TEXT,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
@@ -107,8 +107,10 @@ def reliability_plot(evaluations: Result | Sequence[Result]) -> Figure:
         n = np.array([b["n"] for b in bins], dtype=float)
         ends = [wilson(min(max(a, 0.0), 1.0) * k, int(k)) for a, k in zip(y, n)]
         if len(bins):
-            _whiskers(top, x, [e.low for e in ends], [e.high for e in ends], color)
-            lows += [e.low for e in ends]
+            lows += list(y)
+            if len(evaluations) <= 2:  # more would hide each other
+                top.vlines(x, [e.low for e in ends], [e.high for e in ends], color=color, linewidth=3.2, alpha=0.3)
+                lows += [e.low for e in ends]
             starts += [b["low"] for b in bins]
             top.plot(x, y, color=color, marker=marker, linestyle=dash, markeredgecolor=PANEL, markeredgewidth=0.8)
             width = np.array([b["high"] - b["low"] for b in bins])
@@ -124,7 +126,8 @@ def reliability_plot(evaluations: Result | Sequence[Result]) -> Figure:
     bottom.set_xlabel("probability given to the preferred completion")
     for ax in (top, bottom):
         _percent_axis(ax, "y")
-    bottom.yaxis.set_major_locator(MaxNLocator(2))
+    top.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    bottom.yaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
     _percent_axis(bottom, "x")
     _legend(figure, handles)
     return figure
@@ -153,6 +156,7 @@ def score_distributions(scores: Mapping[str, Result]) -> Figure:
     ax.set_title("share of completions")
     ax.set_xlabel("score (dotted: median)")
     ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     _percent_axis(ax, "y")
     _legend(figure, handles)
     return figure
@@ -224,7 +228,7 @@ def audit_plot(audit: Result) -> Figure:
         raise ValueError("no finding has an effect size to draw")
     units = list(dict.fromkeys(f.get("unit") or "effect" for f in sorted(shown, key=_gravity)))
     groups = [[f for f in sorted(shown, key=_gravity) if (f.get("unit") or "effect") == unit] for unit in units]
-    heights = [len(group) * 0.40 + 0.62 for group in groups]
+    heights = [len(group) * 0.43 + 0.62 for group in groups]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.35), layout="constrained")
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, unit, group in zip(panels, units, groups):
@@ -263,7 +267,9 @@ def best_of_n_curve(results: Result | Mapping[str, Result]) -> Figure:
         raise ValueError("there is no curve to draw: no result, or one without rows")
     golden = [name for name, curve in curves.items() if not is_missing(curve[0].get("gold"))]
     figure = Figure(figsize=(WIDTH, 4.7 if golden else 2.9), layout="constrained")
-    panels = figure.subplots(2 if golden else 1, 1, sharex=True, squeeze=False, height_ratios=(1.5, 1) if golden else None)[:, 0]
+    panels = figure.subplots(
+        2 if golden else 1, 1, sharex=True, squeeze=False, height_ratios=(1.5, 1) if golden else None
+    )[:, 0]
     handles = []
     for index, (name, curve) in enumerate(curves.items()):
         color = _look(index)[0]
@@ -274,7 +280,7 @@ def best_of_n_curve(results: Result | Mapping[str, Result]) -> Figure:
             start, scale = proxy[0], rise if rise > 0 else 1.0
             proxy, proxy_low, proxy_high = ((values - start) / scale for values in (proxy, proxy_low, proxy_high))
         _curve(panels[-1], n, proxy, proxy_low, proxy_high, index)
-        label = _short(name) if name else "gold, of the candidate with the best proxy"
+        label = f"{_short(name, 32)}: " if name else "gold: "
         if name in golden:
             gold, gold_low, gold_high = (_column(curve, key) for key in ("gold", "gold_low", "gold_high"))
             _curve(panels[0], n, gold, gold_low, gold_high, index)
@@ -282,15 +288,22 @@ def best_of_n_curve(results: Result | Mapping[str, Result]) -> Figure:
             at = np.flatnonzero(n == peak) if peak is not None else []
             if len(at):
                 panels[0].plot(
-                    [peak], gold[at], marker="o", markersize=13, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.6
+                    [peak],
+                    gold[at],
+                    marker="o",
+                    markersize=13,
+                    markerfacecolor="none",
+                    markeredgecolor=color,
+                    markeredgewidth=1.6,
                 )
                 falls = ", then falls" if named[name].get("over_optimized") else ""
-                label += f": peak at n = {number(int(peak))}{falls}"
+                last = ", the largest n" if peak == n[-1] else falls
+                label += f"highest at {number(int(peak))}{last}"
                 if len(curves) == 1:
                     for ax in panels:
                         ax.axvline(peak, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
         if name or golden:
-            handles.append(_handle(index, label))
+            handles.append(_handle(index, label.removesuffix(": ")))
     if golden:
         panels[0].set_title("gold reward")
     panels[-1].set_title("proxy reward" if len(curves) == 1 else "proxy reward, share of its own rise")
@@ -349,9 +362,11 @@ def _row_figure(rows: list[tuple[str, list[Any]]], names: list[str], *, share: b
     """One row of intervals per label, one interval per name."""
     left_out = max(0, len(rows) - MOST_ROWS)
     rows = rows[:MOST_ROWS]
-    each = 0.27 + 0.15 * len(names)
+    each = 0.28 + 0.155 * len(names)
     legend = len(names) > 1
-    figure = Figure(figsize=(WIDTH, len(rows) * each + 0.75 + (0.23 * len(names) if legend else 0)), layout="constrained")
+    figure = Figure(
+        figsize=(WIDTH, len(rows) * each + 0.75 + (0.23 * len(names) if legend else 0)), layout="constrained"
+    )
     ax = figure.subplots()
     _draw_rows(ax, rows, lambda _, index: _look(index)[:2], share=share, reference=reference)
     if left_out:
@@ -380,14 +395,21 @@ def _draw_rows(
     # In units of 0.15 inch: the label takes 1.5, each interval 1.
     height = 1.8 + count
     everything = [reference]
-    write = number if not share else percent
+    values = [
+        e["value"] for _, estimates in rows for e in estimates if e is not None and not is_missing(e.get("value"))
+    ]
+    places = decimals(values)
     for row, (label, estimates) in enumerate(rows):
         base = row * height
-        ax.text(0, base + 0.95, _short(label, 44), transform=ax.get_yaxis_transform(), va="center", fontsize=TEXT)
+        at: dict[str, Any] = {"y": base + 0.95, "transform": ax.get_yaxis_transform(), "va": "center"}
+        at["bbox"] = {"facecolor": PANEL, "edgecolor": "none", "pad": 1.2}  # lines stop at the label
+        ax.text(0, s=_short(label, 40), **at)
         known = [e for e in estimates if e is not None and not is_missing(e.get("value"))]
-        shown = write(known[0]["value"]) if known else "no value"
-        if count == 1 or not known:
-            ax.text(1, base + 0.95, shown, transform=ax.get_yaxis_transform(), va="center", ha="right", fontsize=TEXT)
+        if not known:
+            ax.text(1, s="no value", ha="right", **at)
+        elif count == 1:
+            value = float(known[0]["value"])
+            ax.text(1, s=percent(value) if share else fixed(value, places), ha="right", **at)
         for index, estimate in enumerate(estimates):
             if estimate is None or is_missing(estimate.get("value")):
                 continue
@@ -397,19 +419,23 @@ def _draw_rows(
             if not is_missing(low) and not is_missing(high):
                 ax.plot([low, high], [y, y], color=color, linewidth=4.5, alpha=0.32, solid_capstyle="butt")
                 everything += [low, high]
-            ax.plot([value], [y], color=color, marker=marker, markersize=6.5, markeredgecolor=PANEL, markeredgewidth=0.9)
+            ax.plot(
+                [value], [y], color=color, marker=marker, markersize=6.5, markeredgecolor=PANEL, markeredgewidth=0.9
+            )
             everything.append(value)
     low, high = min(everything), max(everything)
-    margin = 0.05 * (high - low) or 0.1
+    margin = 0.05 * (high - low) or 1.0
     ax.set(ylim=(len(rows) * height + 0.15, 0), xlim=(low - margin, high + margin))
     ax.axvline(reference, color=MUTED, linewidth=1)
     ax.yaxis.set_major_locator(NullLocator())
-    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(True, axis="x")
-    if share:
+    if share:  # a half always has its tick
+        width = high - low
+        ax.xaxis.set_major_locator(MultipleLocator(0.05 if width < 0.2 else 0.1 if width < 0.6 else 0.25))
         _percent_axis(ax, "x")
     else:
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(float(x), 2) if x else "0"))
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{round(x, 10):g}".replace("-", MINUS)))
     ax.tick_params(axis="x", length=0)
     ax.spines["bottom"].set_visible(False)
 
@@ -418,7 +444,9 @@ def _curve(ax: Axes, n: np.ndarray, mid: np.ndarray, low: np.ndarray, high: np.n
     color, marker, dash = _look(index)
     known = ~(np.isnan(low) | np.isnan(high))
     ax.fill_between(n, low, high, where=known, color=color, alpha=0.16, linewidth=0)
-    ax.plot(n, mid, color=color, linestyle=dash, marker=marker, markersize=4.5, markeredgecolor=PANEL, markeredgewidth=0.6)
+    ax.plot(
+        n, mid, color=color, linestyle=dash, marker=marker, markersize=4.5, markeredgecolor=PANEL, markeredgewidth=0.6
+    )
 
 
 def _n_axis(ax: Axes, rows: Sequence[Result]) -> None:
@@ -442,10 +470,6 @@ def _n_axis(ax: Axes, rows: Sequence[Result]) -> None:
     ax.set_xlabel("candidates n, and below it KL from the sampling policy (nats)")
 
 
-def _whiskers(ax: Axes, x: Iterable[float], low: Iterable[float], high: Iterable[float], color: str) -> None:
-    ax.vlines(list(x), list(low), list(high), color=color, linewidth=3.2, alpha=0.3)
-
-
 def _legend(figure: Figure, handles: Sequence[tuple[Line2D, str]], columns: int = 1) -> None:
     """Above the axes, on the left."""
     if not handles:
@@ -453,13 +477,22 @@ def _legend(figure: Figure, handles: Sequence[tuple[Line2D, str]], columns: int 
     lines, labels = zip(*handles)
     # matplotlib leaves out labels that begin with an underscore; a name may.
     labels = tuple("\u200b" + label if label.startswith("_") else label for label in labels)
-    figure.legend(lines, labels, loc="outside upper left", ncols=columns)
+    short = all(line.get_linestyle() == "None" for line in lines)
+    figure.legend(
+        lines, labels, loc="outside upper left", ncols=columns, handlelength=0.9 if short else 1.9, columnspacing=1.4
+    )
 
 
 def _handle(index: int, label: str, *, line: bool = True, marker: bool = True) -> tuple[Line2D, str]:
     color, shape, dash = _look(index)
     handle = Line2D(
-        [], [], color=color, linestyle=dash if line else "", marker=shape if marker else "", markeredgecolor=PANEL, markeredgewidth=0.6
+        [],
+        [],
+        color=color,
+        linestyle=dash if line else "",
+        marker=shape if marker else "",
+        markeredgecolor=PANEL,
+        markeredgewidth=0.6,
     )
     return handle, label
 
@@ -472,8 +505,8 @@ def _percent_axis(ax: Axes, which: str) -> None:
     axis = ax.yaxis if which == "y" else ax.xaxis
 
     def label(value: float, _: int) -> str:
-        step = np.diff(axis.get_majorticklocs()) if len(axis.get_majorticklocs()) > 1 else [1.0]
-        return percent(value, 0 if min(step) > 0.0099 else 1)
+        ticks = 100 * np.asarray(axis.get_majorticklocs())
+        return percent(value, 0 if np.allclose(ticks, ticks.round(), atol=1e-6) else 1)
 
     axis.set_major_formatter(FuncFormatter(label))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
 import re
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rewardsmith.data.records import content_text, is_conversational
-from rewardsmith.report.cells import Cell, as_cell, check_kind, number
+from rewardsmith.report.cells import MISSING, Cell, as_cell, check_kind, decimals, fixed, number
 from rewardsmith.report.svg import inline_svg, save_figure, xml_text
 
 if TYPE_CHECKING:
@@ -114,13 +115,18 @@ class Report:
             columns = list(rows[0])
         headings = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
         cells: list[list[Cell]] = []
+        raw: list[list[Any]] = []
         for index, row in enumerate(rows):
             values = [row.get(name) for name in headings] if isinstance(row, Mapping) else list(row)
             if len(values) != len(headings):
                 raise ValueError(f"row {index} has {len(values)} cells for {len(headings)} columns")
             cells.append([as_cell(value) for value in values])
+            raw.append(values)
+        for column in range(len(headings)):
+            _align_decimals(cells, [values[column] for values in raw], column)
         numeric = [
-            any(row[i].value is not None for row in cells) and not any(row[i].kind for row in cells)
+            all(row[i].value is not None or row[i].text == MISSING for row in cells)
+            and not any(row[i].kind for row in cells)
             for i in range(len(headings))
         ]
         head = "".join(
@@ -186,9 +192,7 @@ class Report:
 
     def card(self, facts: Mapping[str, Any], *, title: str = "Evaluation card") -> Self:
         """What makes the result reproducible: versions, seed, fingerprints. Stands at the foot of the page."""
-        pairs = "".join(
-            f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in _flat(facts)
-        )
+        pairs = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in _flat(facts))
         self._card += f'<h2 id="{_anchor(title, set())}">{_text(title)}</h2><dl class="facts">{pairs}</dl>'
         return self
 
@@ -307,9 +311,23 @@ def _badge(kind: str) -> str:
     return f'<span class="badge {kind}">{LABELS[kind]}</span>'
 
 
+def _align_decimals(cells: list[list[Cell]], values: list[Any], column: int) -> None:
+    """Give the plain floats of a column the same number of decimals, unless that would hide the small ones."""
+    floats = {row: float(v) for row, v in enumerate(values) if isinstance(v, float) and math.isfinite(v)}
+    places = decimals(floats.values())
+    if places > 6 or any(0 < abs(value) < 10.0**-places for value in floats.values()):
+        return
+    for row, value in floats.items():
+        cells[row][column] = Cell(fixed(value, places), value)
+
+
 def _cell(cell: Cell, *, first: bool, numeric: bool) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    text = _inline(cell.text) if not cell.kind else f'<span class="badge {check_kind(cell.kind)}">{_text(cell.text)}</span>'
+    text = (
+        _inline(cell.text)
+        if not cell.kind
+        else f'<span class="badge {check_kind(cell.kind)}">{_text(cell.text)}</span>'
+    )
     detail = f' <span class="interval">{_text(cell.detail)}</span>' if cell.detail else ""
     tag, scope = ("th", ' scope="row"') if first else ("td", "")
     return f"<{tag}{scope}{_class('num' if numeric else '')}{value}>{text}{detail}</{tag}>"
@@ -348,7 +366,11 @@ def _said(text: Any) -> str:
     """What was said: plain text as it is, messages with their roles; an empty text says so."""
     if not is_conversational(text):
         shown = str(text)
-        return f'<div class="said" dir="auto">{_text(shown)}</div>' if shown.strip() else '<div class="said empty">(empty)</div>'
+        return (
+            f'<div class="said" dir="auto">{_text(shown)}</div>'
+            if shown.strip()
+            else '<div class="said empty">(empty)</div>'
+        )
     return "".join(
         f'<div class="role">{_text(message.get("role", ""))}</div>{_said(content_text(message.get("content")))}'
         for message in text
