@@ -54,11 +54,12 @@ class Recipe:
     batch_size: int
     optim: str = "adamw_torch"
     warmup: float = 0.0
+    weight_decay: float = 0.0
 
 
 RECIPES = {
     "hashed": Recipe(learning_rate=10.0, epochs=5, batch_size=32, optim="sgd"),
-    "frozen": Recipe(learning_rate=2e-3, epochs=20, batch_size=64),
+    "frozen": Recipe(learning_rate=5e-3, epochs=20, batch_size=64, weight_decay=1.0),
     "lora": Recipe(learning_rate=2e-4, epochs=1, batch_size=16, warmup=0.03),
     "full": Recipe(learning_rate=1e-5, epochs=1, batch_size=16, warmup=0.03),
 }
@@ -612,7 +613,7 @@ def train(
                 gradient_accumulation_steps=gradient_accumulation_steps,
                 optim=recipe.optim,
                 warmup_steps=recipe.warmup,
-                weight_decay=0.0,
+                weight_decay=recipe.weight_decay,
                 bf16=bf16,
                 save_strategy="no" if save_steps is None else "steps",
                 save_steps=save_steps or 500,
@@ -745,6 +746,8 @@ def _write_whole(model: RewardModel | PairwiseModel, out: Path, training: Mappin
         (out / CARD).unlink(missing_ok=True)
         files = sorted(Path(folder).iterdir(), key=lambda file: (file.name == CARD, file.suffix == ".json"))
         for file in files:
+            if file.is_dir():
+                shutil.rmtree(out / file.name, ignore_errors=True)
             os.replace(file, out / file.name)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
