@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 _LAZY = {
     "COLUMNS": "records",
     "KINDS": "records",
-    "CheckReport": "check",
+    "CheckReport": "checks",
     "Contamination": "split",
     "RecordError": "records",
     "ResumableWriter": "write",
-    "check": "check",
+    "check": "checks",
     "contamination": "split",
     "iter_rows": "load",
     "load_data": "load",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from rewardsmith.data.check import CheckReport, check
+    from rewardsmith.data.checks import CheckReport, check
     from rewardsmith.data.load import iter_rows, load_data
     from rewardsmith.data.records import COLUMNS, KINDS, RecordError
     from rewardsmith.data.split import Contamination, contamination, near_duplicates, split_by_prompt

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rewardsmith.data.check import CheckReport, check
+from rewardsmith.data.checks import CheckReport, check
 from rewardsmith.data.convert import PATHS, Row, recognize
 from rewardsmith.data.records import KINDS, RecordError, as_columns, kind_of
 
