@@ -34,9 +34,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from rewardsmith.evaluation.auditing import AuditReport, Finding, audit
-    from rewardsmith.evaluation.selection import BestOfN, best_of_n, order_statistics_curve
     from rewardsmith.evaluation.pairs import Comparison, PairEvaluation, compare, evaluate_pairs
     from rewardsmith.evaluation.recorded import audit_preferences
+    from rewardsmith.evaluation.selection import BestOfN, best_of_n, order_statistics_curve
 
 
 def __getattr__(name: str):

@@ -149,7 +149,7 @@ def evaluate_pairs(
 def _answers(
     model: PreferenceModel, prompts: list, chosen: list, rejected: list, further: dict[str, list]
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, int], int | None]:
-    """Logits (P,), scores (2, P) of the two sides by a scalar reward, reasons of failure, and how many prompts were cut."""
+    """Logits (P,), a scalar reward's scores (2, P), reasons of failure, and how many prompts were cut."""
     if not isinstance(model, Reward):
         logits = np.asarray(model.preference(prompts, chosen, rejected, **further), dtype=np.float64)
         failed = int(np.isnan(logits).sum())
@@ -225,7 +225,7 @@ class Comparison:
 
     Attributes:
         pairs: one dict per two models: `a`, `b`, `agreement` (share of pairs with the same verdict), `kappa` (Cohen's),
-            `spearman` of their logits, `difference` in accuracy (a - b, its interval keeps the pairs of a prompt together),
+            `spearman` of their logits, `difference` in accuracy (a - b; its interval keeps pairs of a prompt together),
             `only_a`, `only_b` (pairs that only one got right), `p` (paired permutation test over prompts),
             `p_mcnemar`, and `p_holm` (`p`, corrected for as many comparisons).
     """

@@ -124,9 +124,9 @@ def order_statistics_curve(
         resamples: of the bootstrap.
 
     Returns:
-        the rows of the curve; the n with the highest mean gold; and the fall of gold from there to the largest n (`value`)
-        with a 95 % bootstrap interval (`low`, `high`), whose lower end is widened for as many n as the peak was chosen
-        from (Bonferroni), so that noise is not taken for a fall. The last two are None without gold.
+        the rows of the curve; the n with the highest mean gold; and the fall of gold from there to the largest n
+        (`value`) with a 95 % bootstrap interval (`low`, `high`), whose lower end is widened for as many n as the peak
+        was chosen from (Bonferroni), so that noise is not taken for a fall. The last two are None without gold.
     """
     ns = sorted({int(n) for n in ns})
     low, high = tail(0.95)
