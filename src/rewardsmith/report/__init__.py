@@ -1,7 +1,8 @@
 """Reports of results: one self-contained HTML page, and its figures."""
 
+from rewardsmith.report.builders import audit_report, best_of_n_report, evaluation_report
 from rewardsmith.report.cells import Cell
 from rewardsmith.report.page import Report
 from rewardsmith.report.svg import save_figure
 
-__all__ = ["Cell", "Report", "save_figure"]
+__all__ = ["Cell", "Report", "audit_report", "best_of_n_report", "evaluation_report", "save_figure"]
