@@ -1,8 +1,8 @@
 """Matplotlib figures as SVG inside a page, in the colors of the page, and as files.
 
-A figure is drawn once, in the light palette. In the page each of these colors becomes the CSS custom property of the same
-name, so that it follows light and dark; text stays text. Styles become plain attributes: the page's policy allows no
-inline style.
+A figure is drawn once, in the light palette. In the page each of these colors becomes the CSS custom property of the
+same name, so that it follows light and dark; text stays text. Styles become plain attributes: the page's policy allows
+no inline style.
 """
 
 from __future__ import annotations

@@ -1,0 +1,483 @@
+"""Reports of the results of the library: evaluation on pairs, audit, best of n.
+
+Each takes results as the evaluation returns them, or the plain form that was saved as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rewardsmith.report import figures
+from rewardsmith.report.cells import KINDS, Cell, Kind, estimate_cell, is_missing, number, percent, span
+from rewardsmith.report.page import Report
+
+Plain = dict[str, Any]
+
+
+def evaluation_report(evaluations: Any, comparison: Any = None) -> Report:
+    """Accuracy, calibration, length and the worst mistakes of one model or several on the same pairs.
+
+    Args:
+        evaluations: a `PairEvaluation`, or a sequence of them.
+        comparison: what `compare(evaluations)` returned.
+    """
+    several = list(evaluations) if isinstance(evaluations, list | tuple) else [evaluations]
+    results = [_plain(evaluation) for evaluation in several]
+    if not results:
+        raise ValueError("there is no evaluation to report")
+    names = [result.get("name") or "model" for result in results]
+    report = Report(_title("Evaluation of", names), _evaluation_lede(results), kind=_length_verdict(results[0]))
+    report.stats(_evaluation_tiles(results, names))
+
+    report.section(
+        "Accuracy",
+        "How often the completion that was preferred gets the higher score. A tie counts as half; a pair without a score "
+        "is left out and counted. Intervals hold 95%.",
+    )
+    report.table(
+        [
+            {
+                "model": name,
+                "accuracy": estimate_cell(result["accuracy"], share=True),
+                "pairs": result["accuracy"]["n"],
+                "ECE": result["calibration"]["ece"],
+                "Brier": result["calibration"]["brier"],
+                "ties": result.get("ties"),
+                "no score": result.get("nan"),
+            }
+            for name, result in zip(names, results)
+        ],
+        caption="Held-out preferences",
+    )
+    for name, result in zip(names, results):
+        _warn_of_gaps(report, name, result)
+    for column in dict.fromkeys(column for result in results for column in result.get("by") or {}):
+        _accuracy_by(report, results, names, column)
+
+    if comparison is not None:
+        _comparison(report, _plain(comparison))
+
+    report.section(
+        "Length",
+        "Long answers are often better, so a reward can win by preferring length itself. Where the better completion is the "
+        "shorter one, that fails.",
+    )
+    report.figure(
+        figures.length_plot(results),
+        "Accuracy where the better completion is shorter and where it is longer: "
+        + "; ".join(f"{name} {_shorter_longer(result)}" for name, result in zip(names, results)),
+        "A reward that does not follow length is about as accurate in both.",
+        name="length",
+    )
+    report.table(
+        [
+            {
+                "model": name,
+                "the better one is shorter": estimate_cell(result["length"].get("accuracy_chosen_shorter"), share=True),
+                "the better one is longer": estimate_cell(result["length"].get("accuracy_chosen_longer"), share=True),
+                "score gap and length gap (Spearman)": estimate_cell(result["length"].get("spearman")),
+            }
+            for name, result in zip(names, results)
+        ],
+        caption="Accuracy by which completion is longer, and rank correlation of the gaps in score and in length",
+    )
+    for name, result in zip(names, results):
+        _warn_of_length(report, name, result)
+
+    if any(result["calibration"]["bins"] for result in results):
+        report.section(
+            "Calibration",
+            "The score gap of a pair is a probability that the one completion beats the other. Calibrated, a winner that "
+            "is named with 80% is right in 80% of such pairs. Below the diagonal the reward is too sure of itself.",
+        )
+        report.figure(
+            figures.reliability_plot(results),
+            "Share of right winners against the probability given to them; expected calibration error: "
+            + ", ".join(f"{name} {number(result['calibration']['ece'], 2)}" for name, result in zip(names, results)),
+            "ECE is the average distance from the diagonal, weighted by pairs.",
+            name="calibration",
+        )
+
+    scored = [(name, _distributions(result)) for name, result in zip(names, results)]
+    if any(scores for _, scores in scored):
+        report.section("Scores", "How the scores of preferred and of rejected completions lie.")
+        for name, scores in scored:
+            if scores:
+                report.figure(
+                    figures.score_distributions(scores),
+                    f"Histogram of the scores of {name}, " + " and ".join(scores),
+                    name if len(names) > 1 else "",
+                    name=f"scores-{name}",
+                )
+
+    if any(result.get("worst") for result in results):
+        report.section(
+            "Worst mistakes",
+            "The pairs where the wrong completion won by most. Read them: labels can be wrong as well.",
+        )
+        for name, result in zip(names, results):
+            report.examples([_mistake(row) for row in result.get("worst") or []], title=name if len(names) > 1 else "")
+    _cards(report, names, results)
+    return report
+
+
+def audit_report(audit: Any) -> Report:
+    """What moves a reward that should not, the gravest first, each with its effect and an example."""
+    result = _plain(audit)
+    findings: list[Plain] = sorted(result["findings"], key=lambda f: -KINDS.index(f["severity"]))
+    counts = {kind: sum(f["severity"] == kind for f in findings) for kind in KINDS}
+    name = result.get("name") or result.get("reward") or (result.get("card") or {}).get("name") or "the reward"
+    gravest = [f for f in findings if f["severity"] == "serious"] or [f for f in findings if f["severity"] == "warning"]
+    worst: Kind = "serious" if counts["serious"] else "warning" if counts["warning"] else "ok"
+    if gravest:
+        probes = list(dict.fromkeys(str(f["probe"]).replace("_", " ") for f in gravest))
+        lede = f"{_count(len(gravest), worst + ' finding')}: {_listed(probes)}."
+    else:
+        lede = f"Nothing serious was found by {_count(len(findings), 'probe')}. That is no proof that nothing is there."
+    report = Report(f"Audit of {name}", lede, kind=worst)
+    report.stats(
+        [
+            ("Serious", counts["serious"], "do not optimize against it", "serious" if counts["serious"] else ""),
+            ("Warnings", counts["warning"], "look before you do", "warning" if counts["warning"] else ""),
+            ("Notes", counts["note"], "small, but there"),
+            ("No finding", counts["ok"], f"of {_count(len(findings), 'probe')}", "ok" if counts["ok"] else ""),
+        ]
+    )
+    found = [f for f in findings if f["severity"] != "ok"]
+    if found:
+        report.section("Findings", "What raises or lowers the score and should not, with an example of each.")
+        for finding in found:
+            report.callout(
+                finding["severity"], finding["summary"], title=_finding_title(finding), detail=_effect(finding)
+            )
+            example = _finding_example(finding)
+            if example:
+                report.examples([example])
+    if any(not is_missing(f.get("effect")) for f in findings):
+        report.section("Effect sizes", "Bars are 95% intervals; the vertical line is no effect.")
+        report.figure(
+            figures.audit_plot(result),
+            "Effect sizes by probe: "
+            + "; ".join(f"{_finding_title(f)} {_effect(f)}, {f['severity']}" for f in findings if _effect(f)),
+            "Each panel has a unit of its own; compare effects within a panel.",
+            name="audit",
+        )
+    report.section("All probes")
+    report.table(
+        [
+            {
+                "probe": _finding_title(finding),
+                "verdict": Cell(finding["severity"], float(KINDS.index(finding["severity"])), kind=finding["severity"]),
+                "effect": Cell(
+                    number(finding.get("effect")),
+                    None if is_missing(finding.get("effect")) else float(finding["effect"]),
+                    span(finding.get("low"), finding.get("high")),
+                ),
+                "unit": finding.get("unit") or "",
+                "n": finding.get("n"),
+                "finding": finding["summary"],
+            }
+            for finding in findings
+        ],
+        caption="Every probe that was run",
+    )
+    card = result.get("card")
+    if card:
+        report.card(card)
+    return report
+
+
+def best_of_n_report(results: Any) -> Report:
+    """How the pick from n candidates fares as n grows.
+
+    Args:
+        results: a `BestOfN`, or a mapping of name to `BestOfN`.
+    """
+    named = dict(results) if isinstance(results, Mapping) and "curve" not in results else {"": results}
+    plain = {name: _plain(result) for name, result in named.items()}
+    names = [name or "the reward" for name in plain]
+    golden = {n: r for n, r in plain.items() if r["curve"] and not is_missing(r["curve"][0].get("gold"))}
+    over = [name or "the reward" for name, result in golden.items() if result.get("over_optimized")]
+    most = max(row["n"] for result in plain.values() for row in result["curve"])
+    if over:
+        verb = "is" if len(over) == 1 else "are"
+        lede = f"{_listed(over)} {verb} over-optimized: beyond the peak, a higher score means a worse completion."
+    elif golden:
+        lede = f"No over-optimization was seen up to n = {most}."
+    else:
+        lede = "There is no gold reward to judge by: the curve shows the proxy alone, which always rises."
+    kind = "serious" if over else "ok" if golden else "note"
+    report = Report(_title("Best of n by", names), lede, kind=kind)
+    tiles: list[Sequence[Any]] = []
+    for name, result in list(golden.items())[:4]:
+        peak = next((row for row in result["curve"] if row["n"] == result["peak"]), None)
+        if peak is None:
+            continue
+        label = f"Best n, {name}" if name else "Best n"
+        last = result["curve"][-1]
+        note = f"gold {number(peak['gold'])}"
+        if last["n"] != peak["n"]:
+            note += f", at n = {last['n']} {number(last['gold'])}"
+        tiles.append((label, peak["n"], note, "serious" if result.get("over_optimized") else ""))
+    report.stats(tiles)
+
+    report.section(
+        "Gold and proxy against n",
+        "The candidate with the highest proxy score is picked from n; gold says what it is worth. KL is how far that takes "
+        "the policy: log n − (n − 1)/n. Where gold falls while the proxy rises, the reward is being exploited.",
+    )
+    peaks = "; ".join(f"{name or 'gold'} peaks at n = {result['peak']}" for name, result in golden.items())
+    report.figure(
+        figures.best_of_n_curve(plain if len(plain) > 1 else next(iter(plain.values()))),
+        f"Best-of-n curves up to n = {most}. {peaks or 'The proxy rises with n'}.",
+        "Averages over prompts, with 95% intervals; a ring marks the best n."
+        if golden
+        else "Averages over prompts, with 95% intervals.",
+        name="best-of-n",
+    )
+    for name, result in plain.items():
+        columns = {"n": "n", "kl": "KL (nats)", "proxy": "proxy"} | ({"gold": "gold"} if name in golden else {})
+        report.table(
+            [
+                {"n": row["n"], "kl": row["kl"]}
+                | {
+                    key: estimate_cell(
+                        {"value": row.get(key), "low": row.get(f"{key}_low"), "high": row.get(f"{key}_high")}
+                    )
+                    for key in ("proxy", "gold")
+                }
+                for row in result["curve"]
+            ],
+            columns,
+            caption=f"Best of n by {name}" if name else "Best of n",
+        )
+    _cards(report, names, list(plain.values()))
+    return report
+
+
+# --- parts of the evaluation -----------------------------------------------------------------------------------------
+
+
+def _evaluation_lede(results: list[Plain]) -> str:
+    sentences = []
+    for result in results[:3]:
+        accuracy = result["accuracy"]
+        name = result.get("name") or "The model"
+        sentences.append(f"{name} agrees with {percent(accuracy['value'])} of {number(accuracy['n'])} preferences")
+    text = "; ".join(sentences) + "."
+    shorter = results[0]["length"].get("accuracy_chosen_shorter")
+    if shorter is not None and not is_missing(shorter.get("value")):
+        who = f", {results[0].get('name') or 'the model'}" if len(results) > 1 else ", it"
+        text += f" Where the better completion is the shorter one{who} agrees with {percent(shorter['value'])}."
+    return text
+
+
+def _evaluation_tiles(results: list[Plain], names: list[str]) -> list[Sequence[Any]]:
+    if len(results) > 1:
+        return [
+            (
+                f"Accuracy, {name}",
+                percent(r["accuracy"]["value"]),
+                span(r["accuracy"]["low"], r["accuracy"]["high"], share=True),
+            )
+            for name, r in zip(names[:5], results)
+        ]
+    result = results[0]
+    accuracy, length, calibration = result["accuracy"], result["length"], result["calibration"]
+    tiles: list[Sequence[Any]] = [
+        (
+            "Accuracy",
+            percent(accuracy["value"]),
+            f"{span(accuracy['low'], accuracy['high'], share=True)}, {accuracy['n']:,} pairs",
+        )
+    ]
+    shorter, follows = length.get("accuracy_chosen_shorter"), length.get("spearman")
+    if shorter is not None and not is_missing(shorter.get("value")):
+        tiles.append(
+            (
+                "Where the better one is shorter",
+                percent(shorter["value"]),
+                span(shorter["low"], shorter["high"], share=True),
+                _length_verdict(result),
+            )
+        )
+    if follows is not None and not is_missing(follows.get("value")):
+        tiles.append(
+            (
+                "Score gap and length gap",
+                number(follows["value"], 2),
+                f"Spearman, {span(follows['low'], follows['high'])}",
+            )
+        )
+    tiles.append(("Calibration error", number(calibration["ece"], 2), "ECE, 0 is perfect"))
+    missing = result.get("nan") or 0
+    tiles.append(("Ties, no score", f"{result.get('ties', 0)}, {missing}", "pairs", "warning" if missing else ""))
+    return tiles
+
+
+def _accuracy_by(report: Report, results: list[Plain], names: list[str], column: str) -> None:
+    tables = [(result.get("by") or {}).get(column) or {} for result in results]
+    groups = list(dict.fromkeys(group for table in tables for group in table))
+    report.section(f"By {column}", level=3)
+    report.figure(
+        figures.accuracy_by(results, column),
+        f"Accuracy by {column}, for {_count(len(groups), 'group')}; the numbers are in the table below",
+        "Lowest first. The vertical line is chance; small groups have wide intervals.",
+        name=f"accuracy-by-{column}",
+    )
+    report.table(
+        [
+            {column: group, "pairs": next((t[group]["n"] for t in tables if group in t), None)}
+            | {f"accuracy {i}": estimate_cell(table.get(group), share=True) for i, table in enumerate(tables)}
+            for group in groups
+        ],
+        {column: column, "pairs": "pairs"}
+        | {f"accuracy {i}": name if len(names) > 1 else "accuracy" for i, name in enumerate(names)},
+        caption=f"Accuracy by {column}",
+    )
+
+
+def _comparison(report: Report, comparison: Plain) -> None:
+    report.section(
+        "Comparison",
+        "Each pair of models on the same preferences. A p-value says how easily so large a difference arises by chance; it is "
+        "corrected for the number of comparisons (Holm).",
+    )
+    report.table(
+        [
+            {
+                "models": f"{pair['a']} − {pair['b']}",
+                "difference in accuracy": estimate_cell(pair["difference"], share=True)
+                if isinstance(pair["difference"], Mapping)
+                else Cell(percent(pair["difference"]), pair["difference"]),
+                "same verdict": Cell(percent(pair["agreement"]), pair["agreement"]),
+                "p (Holm)": Cell(_p_value(pair.get("p_holm")), pair.get("p_holm")),
+            }
+            for pair in comparison["pairs"]
+        ],
+        caption="Paired comparison, in percentage points",
+    )
+
+
+def _length_verdict(result: Plain) -> Kind:
+    """serious: where the better completion is shorter, the reward is below chance; warning: clearly worse there."""
+    shorter, longer = (result["length"].get(f"accuracy_chosen_{which}") for which in ("shorter", "longer"))
+    if not shorter or not longer or is_missing(shorter.get("high")) or is_missing(longer.get("low")):
+        return ""
+    if shorter["high"] < 0.5:
+        return "serious"
+    return "warning" if shorter["high"] < longer["low"] else ""
+
+
+def _warn_of_length(report: Report, name: str, result: Plain) -> None:
+    kind = _length_verdict(result)
+    if kind:
+        what = "more often wrong than right" if kind == "serious" else "clearly less accurate"
+        report.callout(
+            kind,
+            f"Where the better completion is the shorter one, {name} is {what}. Optimizing against it will make completions "
+            "longer. Subtract a length term, or train on labels without that habit, and look again.",
+            title="It follows length",
+            detail=_shorter_longer(result),
+        )
+
+
+def _shorter_longer(result: Plain) -> str:
+    shorter, longer = (result["length"].get(f"accuracy_chosen_{which}") for which in ("shorter", "longer"))
+    return f"shorter {estimate_cell(shorter, share=True).text}, longer {estimate_cell(longer, share=True).text}"
+
+
+def _warn_of_gaps(report: Report, name: str, result: Plain) -> None:
+    total = result["accuracy"]["n"] + (result.get("nan") or 0)
+    for count, what, then in (
+        (result.get("nan"), "without a score", "They are left out of every number here; they are not misses."),
+        (
+            (result.get("card") or {}).get("truncated"),
+            "with a text that was cut",
+            "Raise the longest length, or shorten.",
+        ),
+    ):
+        if count:
+            report.callout(
+                "warning", then, title=f"{_count(count, 'pair')} {what}", detail=f"{name}, of {total:,} pairs"
+            )
+
+
+def _distributions(result: Plain) -> dict[str, Plain]:
+    scores = result.get("scores") or {}
+    return {label: s for label, s in scores.items() if isinstance(s, Mapping) and s.get("counts")}
+
+
+def _mistake(row: Plain) -> Plain:
+    margin = row.get("margin", row.get("logit"))
+    note = row.get("note") or ("" if is_missing(margin) else f"margin {number(margin)}")
+    return {**row, "note": note}
+
+
+# --- parts of the audit ----------------------------------------------------------------------------------------------
+
+
+def _finding_title(finding: Plain) -> str:
+    probe, group = str(finding["probe"]).replace("_", " "), str(finding.get("group") or "").replace("_", " ")
+    return f"{probe}, {group}" if group and group != probe else probe
+
+
+def _effect(finding: Plain) -> str:
+    if is_missing(finding.get("effect")):
+        return ""
+    interval = span(finding.get("low"), finding.get("high"))
+    return f"{number(finding['effect'])} {finding.get('unit') or ''}".strip() + (f" ({interval})" if interval else "")
+
+
+def _finding_example(finding: Plain) -> Plain | None:
+    example = finding.get("example")
+    if not example:
+        return None
+    if not isinstance(example, Mapping):
+        return {"title": "Example", "blocks": [{"label": "example", "text": example}]}
+    texts = {
+        k: v for k, v in example.items() if k != "prompt" and isinstance(v, str | list) and not k.endswith("_score")
+    }
+    blocks = [
+        {"label": key.replace("_", " "), "text": v, "score": example.get(f"{key}_score")} for key, v in texts.items()
+    ]
+    rest = {
+        k: v for k, v in example.items() if k != "prompt" and k not in texts and k.removesuffix("_score") not in texts
+    }
+    note = ", ".join(f"{key.replace('_', ' ')} {number(v) if isinstance(v, float) else v}" for key, v in rest.items())
+    return {"prompt": example.get("prompt"), "title": "Example", "blocks": blocks, "note": note}
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _plain(result: Any) -> Plain:
+    return dict(result) if isinstance(result, Mapping) else result.to_dict()
+
+
+def _cards(report: Report, names: Sequence[str], results: Sequence[Plain]) -> None:
+    """What all results share once, what differs by name."""
+    cards = [result.get("card") or {} for result in results]
+    keys = list(dict.fromkeys(key for card in cards for key in card))
+    shared = {key: cards[0].get(key) for key in keys if all(card.get(key) == cards[0].get(key) for card in cards)}
+    own = {name: {key: value for key, value in card.items() if key not in shared} for name, card in zip(names, cards)}
+    facts = shared | {name: rest for name, rest in own.items() if rest}
+    if facts:
+        report.card(facts)
+
+
+def _title(what: str, names: Sequence[str]) -> str:
+    return f"{what} {_listed(names)}" if len(names) <= 3 else f"{what} {len(names)} models"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _p_value(p: float | None) -> str:
+    return number(p, 2) if is_missing(p) or p >= 0.001 else "< 0.001"  # type: ignore[operator]
