@@ -183,6 +183,19 @@ def test_starting_does_not_count_and_close_ends_the_workers() -> None:
     assert wait_gone(pids)
 
 
+def test_closing_while_another_thread_scores_ends_its_wait() -> None:
+    reward = DeadlineReward(from_function(behave), 60.0)
+    assert reward(["p"], ["abc"]) == [3.0]
+    pids = [worker.process.pid for worker in reward._pool._workers]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(reward.score, {"prompt": ["p"], "completion": ["hang"]})
+        while not reward._pool._idle.empty():
+            time.sleep(0.01)
+        reward.close()
+        assert waiting.result(30).failures[0].kind == "error"
+    assert wait_gone(pids)
+
+
 def test_a_reward_that_cannot_load_raises_at_once() -> None:
     with DeadlineReward(CannotLoad(), 1.0) as reward:
         for _ in range(2):

@@ -159,6 +159,21 @@ def test_a_slow_reward_is_answered_in_time() -> None:
     event.set()
 
 
+def stuck(completion: str) -> float:
+    while completion == "hang":
+        time.sleep(0.1)
+    return float(len(completion))
+
+
+def test_a_deadline_keeps_a_server_alive() -> None:
+    with from_function(stuck).with_deadline(0.3, workers=2) as reward:
+        client = TestClient(create_app(reward, threads=2))
+        for _ in range(2):
+            body = client.post("/score", json={"prompt": ["p"] * 3, "completion": ["hang", "a", "hang"]}).json()
+            assert body["values"] == [None, 1.0, None]
+            assert {f["kind"] for f in body["failures"].values()} == {"timeout"}
+
+
 def test_a_reward_that_raises_is_an_error_not_a_score() -> None:
     client = TestClient(create_app(Columns()))
     answer = client.post("/score", json={"prompt": ["p"], "completion": ["c"]})

@@ -95,7 +95,7 @@ class DeadlineReward(Reward):
         self._slow: deque[SlowSample] = deque(maxlen=100)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_lock", "_slow")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_end", "_lock", "_slow")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -132,15 +132,15 @@ class DeadlineReward(Reward):
             if self._pool is None or self._pool.pid != os.getpid():  # after a fork, the workers belong to the parent
                 self._pool = _Pool(self.reward, self.workers, self.start_timeout)
                 # multiprocessing runs this before it waits for child processes at exit, and never in a fork.
-                multiprocessing.util.Finalize(self, _Pool.close, args=(self._pool,), exitpriority=10)
+                self._end = multiprocessing.util.Finalize(self, _Pool.close, args=(self._pool,), exitpriority=10)
             return self._pool
 
     def close(self) -> None:
         """End the workers; a later score starts new ones."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None and pool.pid == os.getpid():
-            pool.close()
+            if self._pool is not None:
+                self._end()
+            self._pool = None
 
     def __enter__(self) -> DeadlineReward:
         return self
@@ -177,6 +177,8 @@ class _Pool:
             return _failed(Failure("error", f"the sample cannot be sent to a worker process: {error}", 0.0))
         worker = self._idle.get()
         try:
+            if self.closed:
+                raise RuntimeError("the reward was closed while it scored")
             if not worker.loaded:
                 try:
                     worker.load()
@@ -214,7 +216,8 @@ class _Worker:
 
     def __init__(self, payload: bytes, start_timeout: float) -> None:
         self.payload, self.start_timeout = payload, start_timeout
-        self.loaded = False
+        self.loaded = self.running = False
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -222,7 +225,7 @@ class _Worker:
         self.process = context.Process(target=_work, args=(theirs,), name="rewardsmith-deadline")
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
-        self.loaded = False
+        self.loaded, self.running = False, True
 
     def load(self) -> None:
         """Send the reward and wait until the process has it.
@@ -237,8 +240,8 @@ class _Worker:
             error = self.connection.recv()
         except (EOFError, OSError) as lost:
             raise RuntimeError(
-                f"the worker process could not start ({self.how_it_ended()}); a script needs "
-                "`if __name__ == '__main__':` around what it runs, and the reward must be open"
+                f"the worker process could not start ({self.kill()}); a script needs `if __name__ == '__main__':` "
+                "around what it runs"
             ) from lost
         if error is not None:
             raise RuntimeError(f"the worker process could not load the reward: {error}")
@@ -251,22 +254,22 @@ class _Worker:
                 return Failure("timeout", f"took longer than {seconds:g} s")
             return self.connection.recv()
         except (EOFError, OSError):
-            return Failure("error", f"the worker process died ({self.how_it_ended()})")
+            return Failure("error", f"the worker process died ({self.kill()})")
 
-    def how_it_ended(self) -> str:
-        self.process.join(1.0)
+    def kill(self) -> str:
+        """End the process, where it has not ended, and what it started; says how it ended. Safe to call again."""
+        with self._lock:  # the pool may be closed by another thread
+            if self.running:
+                # Before the process is waited for: until then, its number cannot be another's.
+                with suppress(ProcessLookupError, PermissionError, AttributeError):  # no killpg on Windows
+                    os.killpg(self.process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+                self.process.kill()  # it may not have made its group yet
+                self.process.join()
+                self.running = False
         code = self.process.exitcode
-        if code is not None and code < 0:
-            return f"signal {signal.Signals(-code).name}"
+        with suppress(ValueError, TypeError):
+            return f"signal {signal.Signals(-code).name}"  # type: ignore[operator]
         return f"exit status {code}"
-
-    def kill(self) -> None:
-        """End the process and what it started. Does nothing where it has ended."""
-        with suppress(ProcessLookupError, PermissionError, AttributeError):  # no killpg on Windows
-            os.killpg(self.process.pid, signal.SIGKILL)  # type: ignore[arg-type]
-        self.process.kill()  # it may not have made its group yet
-        self.process.join()
-        self.connection.close()
 
 
 def _work(connection: Connection) -> None:

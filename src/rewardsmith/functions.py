@@ -76,7 +76,7 @@ def from_function(
         ValueError: where an import path leads nowhere.
     """
     path = function if isinstance(function, str) else None
-    target = import_object(path) if path is not None else function
+    target: Any = import_object(path) if path is not None else function
     if isinstance(target, Reward):
         return target
     if isinstance(target, type) and issubclass(target, Reward):
@@ -110,7 +110,7 @@ class FunctionReward(Reward):
         self.is_async = any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
         self.function, self.path = function, path
         self.on_failure = on_failure
-        self.__name__ = name or getattr(function, "__name__", type(function).__name__)
+        self.__name__ = str(name or getattr(function, "__name__", type(function).__name__))
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the path, not the function, where there is one: files loaded by path are no importable modules.

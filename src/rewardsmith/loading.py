@@ -10,7 +10,7 @@ from rewardsmith.reward import PreferenceModel
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from rewardsmith.data.records import CheckReport
+    from rewardsmith.data.checks import CheckReport
 
 
 def load_reward(spec: str | PreferenceModel, **options: Any) -> PreferenceModel:

@@ -84,9 +84,9 @@ class Scores:
         for name in ("steps", "step_ends", "tokens", "details"):
             if (column := getattr(self, name)) is not None:
                 self._check(name, column)
-        for row in np.flatnonzero(~np.isfinite(self.values)):
-            if int(row) not in self.failures:
-                self.failures[int(row)] = Failure("nonfinite", f"the score was {self.values[row]}")
+        for row in np.flatnonzero(~np.isfinite(self.values)).tolist():
+            if row not in self.failures:
+                self.failures[row] = Failure("nonfinite", f"the score was {self.values[row]}")
         for row in self.failures:
             self.values[row] = np.nan
 
@@ -465,7 +465,8 @@ class Combination(Reward):
             parts.update({f"{name}/{key}": part for key, part in s.parts.items()})
             for row, failure in s.failures.items():
                 failures.setdefault(row, replace(failure, reason=f"{name}: {failure.reason}"))
-        latency = np.sum([s.latency for s in scored], axis=0) if all(s.latency is not None for s in scored) else None
+        seconds = [s.latency for s in scored if s.latency is not None]
+        latency = np.sum(seconds, axis=0) if len(seconds) == len(scored) else None
         return Scores(total, parts=parts, failures=failures, latency=latency)
 
 
