@@ -63,8 +63,9 @@ class HashedBackbone(Backbone):
             raise ValueError(f"hidden_size >= 1 and buckets > {RESERVED} are needed, got {hidden_size} and {buckets}")
         self.hidden_size, self.buckets = hidden_size, buckets
         self.table = nn.Parameter(torch.zeros(buckets, hidden_size))
-        if hidden_size > 1:  # zeros would be a saddle point of a bilinear head
-            nn.init.normal_(self.table, std=hidden_size**-0.5)
+        if hidden_size > 1:  # every row starts at one random vector; at zero a bilinear head would not move
+            with torch.no_grad():
+                self.table[CONSTANT].normal_()
         self.register_buffer("factor", torch.ones(buckets))
         self.linear = nn.Identity() if hidden_size == 1 else None
 

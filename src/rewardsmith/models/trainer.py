@@ -42,6 +42,7 @@ from rewardsmith.models.reward_model import CARD, Network, PairwiseModel, Reward
 
 CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
+TABLE_WIDTH = {"scalar": 1, "gpm": 2}  # H of the hashed table, by head; 16 for a head of one's own
 BUCKET = 32  # steps whose pairs are sorted by length together; a short window keeps the order random
 
 
@@ -59,6 +60,7 @@ class Recipe:
 
 RECIPES = {
     "hashed": Recipe(learning_rate=10.0, epochs=5, batch_size=32, optim="sgd"),
+    "hashed vectors": Recipe(learning_rate=1e-3, epochs=5, batch_size=32),
     "frozen": Recipe(learning_rate=5e-3, epochs=20, batch_size=64, weight_decay=1.0),
     "lora": Recipe(learning_rate=2e-4, epochs=1, batch_size=16, warmup=0.03),
     "full": Recipe(learning_rate=1e-5, epochs=1, batch_size=16, warmup=0.03),
@@ -521,7 +523,8 @@ def train(
         model: `hashed`, a sentence-embedding model (frozen; the head is trained), or any Hugging Face model, by path or
             hub id; or a ready `Backbone`.
         output_dir: where to write the model, whole or not at all. None: nowhere.
-        head: `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26) or a `Head`.
+        head: `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26) or a `Head`. With `hashed`, a `Head` of
+            one's own reads 16 dimensions; for another number, pass `HashedBackbone(hidden_size)`.
         eval_data: held-out pairs; their loss and accuracy after each epoch go into the history.
         epochs: passes over the data; a fraction is allowed. Default: by kind of backbone, as the next two.
         learning_rate: peak; it falls linearly to 0.
@@ -559,8 +562,8 @@ def train(
 
     set_seed(seed)
     options = dict(model_options or {})
-    scalar = head == "scalar" or (isinstance(head, Head) and head.scalar)
-    backbone = build_backbone(model, hidden_size=1 if scalar else 16, max_length=max_length, **options)
+    width = TABLE_WIDTH.get(head if isinstance(head, str) else "", 16)
+    backbone = build_backbone(model, hidden_size=width, max_length=max_length, **options)
     if lora:
         if not hasattr(backbone, "add_lora"):
             raise ValueError(f"lora needs a transformer, not {backbone.name!r}")
@@ -671,7 +674,7 @@ def train(
 
 def _kind(backbone: Backbone, lora: bool) -> str:
     if backbone.name == "hashed":
-        return "hashed"
+        return "hashed" if backbone.hidden_size == 1 else "hashed vectors"
     if not backbone.trainable:
         return "frozen"
     return "lora" if lora else "full"
