@@ -169,7 +169,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(layout):
         if checkpointing:
             backbone.gradient_checkpointing_enable()
         backbone.linear(backbone(backbone.encode(PROMPTS, COMPLETIONS).items, PROMPTS)).sum().backward()
-        assert not checkpointing or "prefix_cache" not in backbone._layouts(50)
+        assert not checkpointing or "prefix_cache" not in backbone._layouts()
         return torch.cat([p.grad.flatten() for p in backbone.model.parameters()])
 
     close(gradients(True), gradients(False), 1e-4)
@@ -269,11 +269,18 @@ def test_a_model_that_cannot_share_falls_back_and_says_so_once(monkeypatch):
     assert "hidden states differ" in fallbacks["block_mask"] and "no cache here" in fallbacks["prefix_cache"]
 
 
-def test_rows_beyond_a_sliding_window_are_encoded_separately():
-    backbone = tiny_backbone("mistral", sliding_window=16)
-    assert backbone._layouts(16) == ("separate", "block_mask", "prefix_cache")
-    assert backbone._layouts(17) == ("separate",)
-    close(scores(backbone, groups=PROMPTS), plain_scores(backbone, ids_of(backbone)))
+@pytest.mark.parametrize("layout", ["auto", *SHARED])
+def test_rows_beyond_a_sliding_window_are_encoded_separately(layout, monkeypatch):
+    backbone = tiny_backbone("mistral", sliding_window=28, layout=layout)
+    rows = ids_of(backbone)
+    long = {i for i, row in enumerate(rows) if len(row) > 28}
+    assert 0 < len(long) < len(rows)
+    passes = []
+    encode_pass = backbone._encode_pass
+    monkeypatch.setattr(backbone, "_encode_pass", lambda each, rows: passes.append(each) or encode_pass(each, rows))
+    close(scores(backbone, groups=PROMPTS), plain_scores(backbone, rows))
+    assert layout == "auto" or any(each.layout == layout for each in passes)
+    close(scores(backbone, groups=PROMPTS), scores(tiny_backbone("mistral", sliding_window=28)))
 
 
 def test_a_bidirectional_model_keeps_its_mask():

@@ -163,28 +163,33 @@ class TransformerBackbone(Backbone):
         first: dict[tuple[int, ...], int] = {}
         of_item = [first.setdefault(tuple(item.ids), len(first)) for item in items]
         rows = list(first)
+        layouts = self._layouts()
         keys: dict[int, Hashable] = {}
-        for item, index, key in zip(items, of_item, groups if groups is not None else range(len(items))):
-            keys.setdefault(index, (key, item.cut))  # rows that were cut differently share next to nothing
-        layouts = self._layouts(max(map(len, rows)))
-        shared = groups is not None and layouts != ("separate",)
-        families = shared_prefixes(rows, [keys[i] if shared else i for i in range(len(rows))])
+        if groups is not None and layouts != ("separate",):
+            for item, index, key in zip(items, of_item, groups):
+                if len(item.ids) <= self._window:  # rows that were cut differently share next to nothing
+                    keys.setdefault(index, (key, item.cut))
+        families = shared_prefixes(rows, [keys.get(index, index) for index in range(len(rows))])
         passes = plan([len(row) for row in rows], families, self._costs(), layouts, one_pass=_is_sharded(self.model))
         hidden = torch.cat([self._encode_pass(each, rows) for each in passes])
         place = {row: position for position, row in enumerate(row for each in passes for row in each.rows)}
         return hidden[torch.tensor([place[index] for index in of_item], device=hidden.device)]
 
-    def _layouts(self, longest: int) -> tuple[Layout, ...]:
-        """The layouts that rows of up to `longest` tokens may take; what the caller asked for, where it is possible."""
+    @property
+    def _window(self) -> float:
+        """The longest row in which every token sees all before it, as masks and caches of shared prompts take it."""
+        config = self.model.config.get_text_config()
+        return min(
+            (w for w in (getattr(config, name, None) for name in WINDOWS) if isinstance(w, int)), default=math.inf
+        )
+
+    def _layouts(self) -> tuple[Layout, ...]:
+        """The layouts that rows may take: what the caller asked for, where it is possible."""
         if not self.reads_last_token:
             return ("separate",)
         refused = self._check_layouts()
-        config = self.model.config.get_text_config()
-        windows = [w for w in (getattr(config, name, None) for name in WINDOWS) if isinstance(w, int)]
-        if windows and longest > min(windows):
-            return ("separate",)
         possible = [layout for layout in LAYOUTS if layout not in refused]
-        if self.model.training and getattr(self.model, "is_gradient_checkpointing", False):
+        if self.model.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
             possible = [layout for layout in possible if layout != "prefix_cache"]  # checkpointed layers take no cache
         if self.layout != "auto":
             possible = [layout for layout in possible if layout == self.layout] or ["separate"]
