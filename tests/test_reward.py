@@ -72,6 +72,8 @@ def test_infinity_and_named_failures_become_nan() -> None:
     assert scores.to_list() == [1.0, None, None, None]
     assert [scores.failures[i].kind for i in (1, 2, 3)] == ["nonfinite", "timeout", "nonfinite"]
     assert given_values[2] == 0.0  # the caller's array is left alone
+    with pytest.raises(ValueError, match=r"rows \[-1\] of 2"):
+        Scores(np.zeros(2), failures={-1: Failure("empty", "nothing")})
 
 
 @pytest.mark.parametrize("name", ["std", "latency", "steps", "step_ends", "tokens", "details"])

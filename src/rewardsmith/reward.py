@@ -84,6 +84,9 @@ class Scores:
         for name in ("steps", "step_ends", "tokens", "details"):
             if (column := getattr(self, name)) is not None:
                 self._check(name, column)
+        self.failures = dict(self.failures)
+        if outside := [row for row in self.failures if not 0 <= row < len(self.values)]:
+            raise ValueError(f"failures name rows {outside} of {len(self.values)}")
         for row in np.flatnonzero(~np.isfinite(self.values)).tolist():
             if row not in self.failures:
                 self.failures[row] = Failure("nonfinite", f"the score was {self.values[row]}")

@@ -1,4 +1,4 @@
-"""Rewards in the real GRPOTrainer: text and messages, sums, schedules, an async form, samples without a score."""
+"""Rewards in TRL's own trainers: text and messages, sums, schedules, an async form, samples without a score."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def tiny_policy(chat: bool):
     return LlamaForCausalLM(config), tokenizer
 
 
-def train(rewards: list, folder: Path, *, chat: bool, **options: Any):
-    """Three steps of GRPO on two prompts, two completions each; returns the trainer."""
+def train(rewards: list, folder: Path, *, chat: bool, algorithm: str = "GRPO", **options: Any):
+    """Three steps on two prompts, two completions each; returns the trainer."""
+    import trl
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
 
     prompts = ["the dog", "a blue house"]
     rows = [
@@ -82,12 +82,12 @@ def train(rewards: list, folder: Path, *, chat: bool, **options: Any):
         for i, (p, a) in enumerate(zip(prompts, ["sun", "tree"]))
     ]
     model, tokenizer = tiny_policy(chat)
-    config = GRPOConfig(
+    config = getattr(trl, f"{algorithm}Config")(
         output_dir=str(folder), max_steps=3, per_device_train_batch_size=4, num_generations=2, max_completion_length=6,
         logging_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
         learning_rate=1e-3, seed=0, **options,
     )  # fmt: skip
-    trainer = GRPOTrainer(
+    trainer = getattr(trl, f"{algorithm}Trainer")(
         model=model,
         reward_funcs=rewards,
         args=config,
@@ -146,6 +146,18 @@ def test_three_steps_on_messages_with_a_split_sum(tmp_path: Path) -> None:
         assert row["rewards/picky/mean"] == 1.0
         assert row["reward"] == pytest.approx(0.5 * np.mean(known) + 2.0)
         assert math.isfinite(row["loss"])
+
+
+def test_rloo_and_a_reward_with_a_deadline(tmp_path: Path) -> None:
+    """The same call in TRL's other trainer; the example's reward, by path, in a worker process."""
+    example = Path(__file__).resolve().parents[2] / "examples" / "trl_grpo.py"
+    with from_function(f"{example}:correct").with_deadline(30) as safe:
+        total = (safe + 0.5 * from_function(f"{example}:brief")).named("sum")
+        rows = logged(train([total], tmp_path, chat=False, algorithm="RLOO", beta=0.0))
+    assert len(rows) == 3
+    for row in rows:
+        assert row["sum/failed"] == 0.0
+        assert row["rewards/sum/mean"] == pytest.approx(row["sum/correct"] + 0.5 * row["sum/brief"], abs=1e-6)
 
 
 def test_split_reward_fails_a_sample_in_all_components_and_survives_pickling() -> None:
