@@ -58,13 +58,16 @@ def test_nothing_under_a_name_is_a_value_error(spec: str) -> None:
         load_reward(spec)
 
 
-def test_records_from_a_file_and_from_the_sample(tmp_path: Path) -> None:
+def test_records_from_a_file(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "a", "rejected": "b"}
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({**row, "prompt": f"p{i}"}) + "\n" for i in range(3)), encoding="utf-8")
     records, report = load_records(str(path), kind="preference")
     assert (len(records), report.kept, report.skipped) == (3, 3, 0)
-    sample, report = load_records("sample", kind="preference", limit=5)
+
+
+def test_records_from_the_embedded_sample() -> None:
+    sample, _ = load_records("sample", kind="preference", limit=5)
     assert len(sample) == 5
     assert {"prompt", "chosen", "rejected"} <= set(sample.column_names)
     test, _ = load_records("sample:pairs", split="test")
