@@ -32,8 +32,8 @@ def evaluation_report(evaluations: Any, comparison: Any = None) -> Report:
 
     report.section(
         "Accuracy",
-        "How often the completion that was preferred gets the higher score. A tie counts as half; a pair without a score "
-        "is left out and counted. Intervals hold 95%.",
+        "How often the completion that was preferred gets the higher score. A tie counts as half; a pair without a "
+        "score is left out and counted. Intervals are 95% intervals.",
     )
     report.table(
         [
@@ -60,8 +60,8 @@ def evaluation_report(evaluations: Any, comparison: Any = None) -> Report:
 
     report.section(
         "Length",
-        "Long answers are often better, so a reward can win by preferring length itself. Where the better completion is the "
-        "shorter one, that fails.",
+        "Long answers are often better, so a reward can win by preferring length itself. Where the better completion "
+        "is the shorter one, that fails.",
     )
     report.figure(
         figures.length_plot(results),
@@ -88,8 +88,8 @@ def evaluation_report(evaluations: Any, comparison: Any = None) -> Report:
     if any(result["calibration"]["bins"] for result in results):
         report.section(
             "Calibration",
-            "The score gap of a pair is a probability that the one completion beats the other. Calibrated, a winner that "
-            "is named with 80% is right in 80% of such pairs. Below the diagonal the reward is too sure of itself.",
+            "The score gap of a pair gives a probability that the one completion beats the other. If it is calibrated, "
+            "a winner that is named with 80% is right in 80% of such pairs. Below the diagonal it is too sure.",
         )
         report.figure(
             figures.reliability_plot(results),
@@ -127,11 +127,11 @@ def audit_report(audit: Any) -> Report:
     result = _plain(audit)
     findings: list[Plain] = sorted(result["findings"], key=lambda f: -KINDS.index(f["severity"]))
     counts = {kind: sum(f["severity"] == kind for f in findings) for kind in KINDS}
-    name = result.get("name") or result.get("reward") or (result.get("card") or {}).get("name") or "the reward"
+    name = result.get("name") or "the reward"
     gravest = [f for f in findings if f["severity"] == "serious"] or [f for f in findings if f["severity"] == "warning"]
     worst: Kind = "serious" if counts["serious"] else "warning" if counts["warning"] else "ok"
     if gravest:
-        probes = list(dict.fromkeys(str(f["probe"]).replace("_", " ") for f in gravest))
+        probes = list(dict.fromkeys(f["probe"] for f in gravest))
         lede = f"{_count(len(gravest), worst + ' finding')}: {_listed(probes)}."
     else:
         lede = f"Nothing serious was found by {_count(len(findings), 'probe')}. That is no proof that nothing is there."
@@ -148,18 +148,16 @@ def audit_report(audit: Any) -> Report:
     if found:
         report.section("Findings", "What raises or lowers the score and should not, with an example of each.")
         for finding in found:
-            report.callout(
-                finding["severity"], finding["summary"], title=_finding_title(finding), detail=_effect(finding)
-            )
+            report.callout(finding["severity"], finding["summary"], title=_heading(finding), detail=_effect(finding))
             example = _finding_example(finding)
             if example:
                 report.examples([example])
-    if any(not is_missing(f.get("effect")) for f in findings):
+    drawn = figures.drawable_findings(result)
+    if drawn:
         report.section("Effect sizes", "Bars are 95% intervals; the vertical line is no effect.")
         report.figure(
             figures.audit_plot(result),
-            "Effect sizes by probe: "
-            + "; ".join(f"{_finding_title(f)} {_effect(f)}, {f['severity']}" for f in findings if _effect(f)),
+            "Effect sizes by probe: " + "; ".join(f"{f['probe']} {_effect(f)}, {f['severity']}" for f in drawn),
             "Each panel has a unit of its own; compare effects within a panel.",
             name="audit",
         )
@@ -167,13 +165,9 @@ def audit_report(audit: Any) -> Report:
     report.table(
         [
             {
-                "probe": _finding_title(finding),
+                "probe": _heading(finding),
                 "verdict": Cell(finding["severity"], float(KINDS.index(finding["severity"])), kind=finding["severity"]),
-                "effect": Cell(
-                    number(finding.get("effect")),
-                    None if is_missing(finding.get("effect")) else float(finding["effect"]),
-                    span(finding.get("low"), finding.get("high")),
-                ),
+                "effect": _effect_cell(finding),
                 "unit": finding.get("unit") or "",
                 "n": finding.get("n"),
                 "finding": finding["summary"],
@@ -204,7 +198,7 @@ def best_of_n_report(results: Any) -> Report:
         verb = "is" if len(over) == 1 else "are"
         lede = f"{_listed(over)} {verb} over-optimized: beyond the peak, a higher score means a worse completion."
     elif golden:
-        lede = f"No over-optimization was seen up to n = {most}."
+        lede = f"No over-optimization beyond chance was seen up to n = {most}."
     else:
         lede = "There is no gold reward to judge by: the curve shows the proxy alone, which always rises."
     kind = "serious" if over else "ok" if golden else "note"
@@ -224,8 +218,8 @@ def best_of_n_report(results: Any) -> Report:
 
     report.section(
         "Gold and proxy against n",
-        "The candidate with the highest proxy score is picked from n; gold says what it is worth. KL is how far that takes "
-        "the policy: log n − (n − 1)/n. Where gold falls while the proxy rises, the reward is being exploited.",
+        "The candidate with the highest proxy score is picked from n; gold says what it is worth. KL is how far that "
+        "takes the policy: log n − (n − 1)/n. Where gold falls while the proxy rises, the reward is being exploited.",
     )
     peaks = "; ".join(f"{name or 'gold'} peaks at n = {result['peak']}" for name, result in golden.items())
     report.figure(
@@ -252,8 +246,28 @@ def best_of_n_report(results: Any) -> Report:
             columns,
             caption=f"Best of n by {name}" if name else "Best of n",
         )
+        if result.get("unscored"):
+            report.callout(
+                "warning",
+                "They could not be picked, and their prompts are left out where too few candidates remain.",
+                title=f"{_count(result['unscored'], 'candidate')} without a score",
+                detail=name,
+            )
+    picked = [(name, getattr(result, "picks", [])[:5]) for name, result in named.items()]
+    if any(picks for _, picks in picked):
+        report.section("Picks", "The first prompts, each with the candidate that scores highest.")
+        for name, picks in picked:
+            report.examples([_pick(pick) for pick in picks], title=name if len(picked) > 1 else "")
     _cards(report, names, list(plain.values()))
     return report
+
+
+def _pick(pick: Plain) -> Plain:
+    if pick.get("completion") is None:
+        return {"prompt": pick["prompt"], "note": pick.get("failure") or "no pick"}
+    values = [f"{key} {number(pick[key])}" for key in ("margin", "gold") if not is_missing(pick.get(key))]
+    block = {"label": "pick", "text": pick["completion"], "score": pick.get("score")}
+    return {"prompt": pick["prompt"], "blocks": [block], "note": ", ".join(values)}
 
 
 # --- parts of the evaluation -----------------------------------------------------------------------------------------
@@ -341,8 +355,8 @@ def _accuracy_by(report: Report, results: list[Plain], names: list[str], column:
 def _comparison(report: Report, comparison: Plain) -> None:
     report.section(
         "Comparison",
-        "Each pair of models on the same preferences. A p-value says how easily so large a difference arises by chance; it is "
-        "corrected for the number of comparisons (Holm).",
+        "Two models at a time, on the same preferences. The p-value says how easily so large a difference arises by "
+        "chance; it is corrected for the number of comparisons (Holm).",
     )
     report.table(
         [
@@ -376,8 +390,8 @@ def _warn_of_length(report: Report, name: str, result: Plain) -> None:
         what = "more often wrong than right" if kind == "serious" else "clearly less accurate"
         report.callout(
             kind,
-            f"Where the better completion is the shorter one, {name} is {what}. Optimizing against it will make completions "
-            "longer. Subtract a length term, or train on labels without that habit, and look again.",
+            f"Where the better completion is the shorter one, {name} is {what}. Optimizing against it will make "
+            "completions longer. Subtract a length term, or train on labels without that habit, and look again.",
             title="It follows length",
             detail=_shorter_longer(result),
         )
@@ -389,24 +403,29 @@ def _shorter_longer(result: Plain) -> str:
 
 
 def _warn_of_gaps(report: Report, name: str, result: Plain) -> None:
-    total = result["accuracy"]["n"] + (result.get("nan") or 0)
-    for count, what, then in (
-        (result.get("nan"), "without a score", "They are left out of every number here; they are not misses."),
-        (
-            (result.get("card") or {}).get("truncated"),
-            "with a text that was cut",
-            "Raise the longest length, or shorten.",
-        ),
-    ):
-        if count:
-            report.callout(
-                "warning", then, title=f"{_count(count, 'pair')} {what}", detail=f"{name}, of {total:,} pairs"
-            )
+    missing, cut = result.get("nan") or 0, (result.get("card") or {}).get("truncated") or 0
+    total = result["accuracy"]["n"] + missing
+    if missing:
+        reasons = "; ".join(f"{count:,} × {reason}" for reason, count in (result.get("failures") or {}).items())
+        report.callout(
+            "warning",
+            "They are left out of every number here; they are not misses."
+            + (f" Reasons, by completion: {reasons}." if reasons else ""),
+            title=f"{_count(missing, 'pair')} without a score",
+            detail=f"{name}, of {total:,} pairs",
+        )
+    if cut:
+        report.callout(
+            "warning",
+            "What was cut off was not read. Raise the maximum length, if the model allows it.",
+            title=f"{_count(cut, 'text')} longer than the model reads",
+            detail=f"{name}, of {2 * total:,} texts",
+        )
 
 
 def _distributions(result: Plain) -> dict[str, Plain]:
     scores = result.get("scores") or {}
-    return {label: s for label, s in scores.items() if isinstance(s, Mapping) and s.get("counts")}
+    return {label: dict(s) for label, s in scores.items() if isinstance(s, Mapping) and s.get("counts")}
 
 
 def _mistake(row: Plain) -> Plain:
@@ -418,35 +437,40 @@ def _mistake(row: Plain) -> Plain:
 # --- parts of the audit ----------------------------------------------------------------------------------------------
 
 
-def _finding_title(finding: Plain) -> str:
-    probe, group = str(finding["probe"]).replace("_", " "), str(finding.get("group") or "").replace("_", " ")
-    return f"{probe}, {group}" if group and group != probe else probe
+def _heading(finding: Plain) -> str:
+    probe = str(finding["probe"])
+    return probe[:1].upper() + probe[1:]
 
 
 def _effect(finding: Plain) -> str:
+    """The effect with its unit and interval; shares in percent."""
     if is_missing(finding.get("effect")):
         return ""
-    interval = span(finding.get("low"), finding.get("high"))
-    return f"{number(finding['effect'])} {finding.get('unit') or ''}".strip() + (f" ({interval})" if interval else "")
+    unit = finding.get("unit") or ""
+    if unit.startswith("share"):
+        interval = span(finding.get("low"), finding.get("high"), share=True)
+        text = f"{percent(finding['effect'])} {unit.removeprefix('share ')}"
+    else:
+        interval = span(finding.get("low"), finding.get("high"))
+        text = f"{number(finding['effect'], sign=True)} {unit}".strip()
+    return f"{text} ({interval})" if interval else text
+
+
+def _effect_cell(finding: Plain) -> Cell:
+    estimate = {"value": finding.get("effect"), "low": finding.get("low"), "high": finding.get("high")}
+    return estimate_cell(estimate, share=(finding.get("unit") or "").startswith("share"))
 
 
 def _finding_example(finding: Plain) -> Plain | None:
+    """The texts of an example as blocks with their scores, its other numbers as a note."""
     example = finding.get("example")
     if not example:
         return None
-    if not isinstance(example, Mapping):
-        return {"title": "Example", "blocks": [{"label": "example", "text": example}]}
-    texts = {
-        k: v for k, v in example.items() if k != "prompt" and isinstance(v, str | list) and not k.endswith("_score")
-    }
-    blocks = [
-        {"label": key.replace("_", " "), "text": v, "score": example.get(f"{key}_score")} for key, v in texts.items()
-    ]
-    rest = {
-        k: v for k, v in example.items() if k != "prompt" and k not in texts and k.removesuffix("_score") not in texts
-    }
-    note = ", ".join(f"{key.replace('_', ' ')} {number(v) if isinstance(v, float) else v}" for key, v in rest.items())
-    return {"prompt": example.get("prompt"), "title": "Example", "blocks": blocks, "note": note}
+    texts = {key: text for key, text in example.items() if key != "prompt" and isinstance(text, str | list)}
+    blocks = [{"label": key, "text": text, "score": example.get(f"score_{key}")} for key, text in texts.items()]
+    rest = {k: v for k, v in example.items() if k not in ("prompt", *texts) and k.removeprefix("score_") not in texts}
+    note = ", ".join(f"{key} {number(value)}" for key, value in rest.items() if not is_missing(value))
+    return {"prompt": example.get("prompt"), "title": f"Example: {finding['probe']}", "blocks": blocks, "note": note}
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import matplotlib
 import numpy as np
@@ -75,7 +75,7 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(cast(Any, _STYLE)):
             figure = draw(*args, **kwargs)
             for ax in figure.axes:  # ticks that are made later, when the figure is saved, keep the style too
                 ax.tick_params(labelsize=SMALL, colors=MUTED, grid_color=GRID, grid_linewidth=0.8)
@@ -218,12 +218,12 @@ def audit_plot(audit: Result) -> Figure:
     """Effect sizes with intervals, one row per probe, the gravest first; one axis per unit.
 
     Args:
-        audit: `AuditReport.to_dict()`; read is `findings`. Findings without an effect are left out.
+        audit: `AuditReport.to_dict()`; read is `findings`, of which `drawable_findings` are drawn.
 
     Raises:
-        ValueError: where no finding has an effect.
+        ValueError: where no finding can be drawn.
     """
-    shown = [f for f in audit["findings"] if not is_missing(f.get("effect"))]
+    shown = drawable_findings(audit)
     if not shown:
         raise ValueError("no finding has an effect size to draw")
     units = list(dict.fromkeys(f.get("unit") or "effect" for f in sorted(shown, key=_gravity)))
@@ -232,9 +232,14 @@ def audit_plot(audit: Result) -> Figure:
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.35), layout="constrained")
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, unit, group in zip(panels, units, groups):
-        rows = [(_probe(f), [{"value": f["effect"], "low": f.get("low"), "high": f.get("high")}]) for f in group]
+        rows = [(f["probe"], [{"value": f["effect"], "low": f.get("low"), "high": f.get("high")}]) for f in group]
         looks = [(SEVERITY[f["severity"]], SEVERITY_MARKERS[f["severity"]]) for f in group]
-        _draw_rows(ax, rows, lambda row, _, looks=looks: looks[row], share=False, reference=0.0)
+
+        def look(row: int, _: int, looks: list[tuple[str, str]] = looks) -> tuple[str, str]:
+            return looks[row]
+
+        share = unit.startswith("share")
+        _draw_rows(ax, rows, look, share=share, reference=0.5 if unit == "share won" else 0.0)
         ax.set_title(_short(unit, 60))
     present = [kind for kind in reversed(KINDS) if any(f["severity"] == kind for f in shown)]
     _legend(
@@ -246,6 +251,11 @@ def audit_plot(audit: Result) -> Figure:
         columns=4,
     )
     return figure
+
+
+def drawable_findings(audit: Result) -> list[Result]:
+    """Findings with an effect, without those on how the reward works (speed, repeatability): they are all but zero."""
+    return [f for f in audit["findings"] if not is_missing(f.get("effect")) and f.get("group") != "working"]
 
 
 # --- best of n -------------------------------------------------------------------------------------------------------
@@ -261,7 +271,7 @@ def best_of_n_curve(results: Result | Mapping[str, Result]) -> Figure:
     Args:
         results: one `BestOfN.to_dict()`, or name -> such dict; read are `curve`, `peak` and `over_optimized`.
     """
-    named = {"": results} if "curve" in results else results
+    named = cast(Mapping[str, Any], {"": results} if "curve" in results else results)
     curves = {name: result["curve"] for name, result in named.items()}
     if not curves or not all(curves.values()):
         raise ValueError("there is no curve to draw: no result, or one without rows")
@@ -285,11 +295,12 @@ def best_of_n_curve(results: Result | Mapping[str, Result]) -> Figure:
             gold, gold_low, gold_high = (_column(curve, key) for key in ("gold", "gold_low", "gold_high"))
             _curve(panels[0], n, gold, gold_low, gold_high, index)
             peak = named[name].get("peak")
-            at = np.flatnonzero(n == peak) if peak is not None else []
+            at = np.flatnonzero(n == peak)  # none where the peak is None
             if len(at):
                 panels[0].plot(
                     [peak],
                     gold[at],
+                    color=color,
                     marker="o",
                     markersize=13,
                     markerfacecolor="none",
@@ -524,11 +535,6 @@ def _several(evaluations: Result | Sequence[Result]) -> list[Result]:
 
 def _name(evaluation: Result) -> str:
     return _short(evaluation.get("name") or "model", 36)
-
-
-def _probe(finding: Result) -> str:
-    group = finding.get("group")
-    return f"{finding['probe']}: {group}" if group and group != finding["probe"] else str(finding["probe"])
 
 
 def _gravity(finding: Result) -> tuple[int, float]:
