@@ -16,7 +16,7 @@ from typing import NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rewardsmith.data.records import Message, Text, as_messages, content_text, is_conversational, text_key
+from rewardsmith.data.records import Message, Text, as_messages, as_text, content_text, is_conversational, text_key
 from rewardsmith.models.backbones import Encoded
 from rewardsmith.models.layout import common_prefix
 from rewardsmith.reward import Failure
@@ -82,7 +82,7 @@ class TextEncoder:
         """
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
-        texts: list[str | None] = [None] * len(prompts)
+        texts: dict[int, str] = {}  # of rows that can be rendered
         seams = [0] * len(prompts)  # character at which the completion begins
         failures: dict[int, Failure] = {}
         chat = [is_conversational(p) or is_conversational(c) for p, c in zip(prompts, completions)]
@@ -92,7 +92,7 @@ class TextEncoder:
                 failures[row] = EMPTY
                 continue
             if not chat[row]:
-                texts[row], seams[row] = self._plain(prompt or "", completion or "")  # type: ignore[operator]
+                texts[row], seams[row] = self._plain(as_text(prompt), as_text(completion))
                 continue
             try:
                 texts[row], seams[row] = self._conversation(prompt, completion, rendered_prompts)
@@ -102,7 +102,7 @@ class TextEncoder:
         items: list[TokenRow | None] = [None] * len(prompts)
         truncated = []
         for special in (False, True):  # a chat template brings its own special tokens
-            rows = [i for i, text in enumerate(texts) if text is not None and chat[i] is not special]
+            rows = [i for i in texts if chat[i] is not special]
             for row, ids, start in self._tokenize([texts[i] for i in rows], [seams[i] for i in rows], rows, special):
                 item = self._fit(ids, start)
                 if isinstance(item, Failure):
@@ -128,17 +128,14 @@ class TextEncoder:
     def _conversation(self, prompt: Text, completion: Text, rendered: dict[str, str]) -> tuple[str, int]:
         before = [_flat(message) for message in as_messages(prompt, "user")] if prompt else []
         after = [_flat(message) for message in as_messages(completion, "assistant")] if completion is not None else []
-        full = self._render(before + after, add_generation_prompt=False)
+        full = _render(self.tokenizer, before + after, False)
         if not before:
             return full, 0
         key = text_key(prompt)
         if key not in rendered:
             asks = before[-1]["role"] != "assistant"
-            rendered[key] = self._render(before, add_generation_prompt=asks)
+            rendered[key] = _render(self.tokenizer, before, asks)
         return full, common_prefix([rendered[key], full])
-
-    def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
     def _tokenize(
         self, texts: list[str], seams: list[int], rows: list[int], special: bool
@@ -196,6 +193,14 @@ def _is_empty(completion: Text | None) -> bool:
     )
 
 
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_generation_prompt: bool) -> str:
+    return tokenizer.apply_chat_template(  # type: ignore[return-value]
+        messages,  # type: ignore[arg-type]
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+    )
+
+
 def _flat(message: Message) -> Message:
     """A message with its text parts joined: templates of text models want a string."""
     content = message.get("content")
@@ -238,12 +243,11 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> bool:
 
     Where they are not, what was generated in training differs from what is scored: warns, with the tokens shown.
     """
-    prompt = [{"role": "user", "content": "Name a color."}]
-    answer = [{"role": "assistant", "content": "Blue."}]
+    prompt: list[Message] = [{"role": "user", "content": "Name a color."}]
+    answer: list[Message] = [{"role": "assistant", "content": "Blue."}]
 
     def ids(messages: list[Message], ask: bool) -> list[int]:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokenizer(_render(tokenizer, messages, ask), add_special_tokens=False)["input_ids"]
 
     try:
         before, full = ids(prompt, True), ids(prompt + answer, False)

@@ -238,7 +238,11 @@ def _passes(
     for layout, price in (("separate", costs.separate), ("block_mask", costs.block_mask)):
         chosen = sorted(by_layout[layout], key=lambda group: -_total(lengths, group))
         sizes = np.array([_total(lengths, group) for group in chosen])
-        for part in partition(sizes, lambda starts, stop, s=sizes, p=price: p(stop - starts, s[starts]), costs.budget):
+
+        def batch_price(starts: np.ndarray, stop: int, sizes: np.ndarray = sizes, price: Any = price) -> np.ndarray:
+            return price(stop - starts, sizes[starts])
+
+        for part in partition(sizes, batch_price, costs.budget):
             total += price(part.stop - part.start, sizes[part.start])
             passes.append(Pass(layout, tuple(chosen[part])))
     extra, cached = _cached_passes(lengths, by_layout["prefix_cache"], costs)
@@ -266,11 +270,11 @@ def _cached_passes(lengths: Sequence[int], groups: list[Group], costs: Costs) ->
         sizes = np.array([sum(lengths[row] - batch[index].prefix for row in own) for index, own in members])
         order = np.argsort(-sizes, kind="stable")
         members, sizes = [members[i] for i in order], sizes[order]
-        cuts = partition(
-            sizes + longest / 4,  # what is copied for a sequence takes memory too
-            lambda starts, stop, s=sizes, p=longest: costs.tails(stop - starts, s[starts], p),
-            costs.budget,
-        )
+
+        def tails_price(starts: np.ndarray, stop: int, sizes: np.ndarray = sizes, prefix: int = longest) -> np.ndarray:
+            return costs.tails(stop - starts, sizes[starts], prefix)
+
+        cuts = partition(sizes + longest / 4, tails_price, costs.budget)  # a sequence's copy takes memory too
         total += sum(costs.tails(cut.stop - cut.start, sizes[cut.start], longest) for cut in cuts)
         passes.append(Pass("prefix_cache", tuple(batch), tuple(tuple(members[cut]) for cut in cuts)))
     return total, passes

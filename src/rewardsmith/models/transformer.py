@@ -24,6 +24,7 @@ from rewardsmith.data.records import Text
 from rewardsmith.models.backbones import Backbone, Encoded
 from rewardsmith.models.encoding import TextEncoder, TokenRow
 from rewardsmith.models.layout import LAYOUTS, Costs, Group, Layout, Pass, plan, shared_prefixes
+from rewardsmith.models.packing import Packed, SharedPrefixes, Sizes, padded
 
 # Config attributes that bound how far attention sees, by position in the sequence. Longer rows go `separate`.
 WINDOWS = (
@@ -86,7 +87,7 @@ class TransformerBackbone(Backbone):
             max_length=self.max_length,
             ignored_tail=model.config.get_text_config().pad_token_id if self.reads_last_token else None,
         )
-        self._sizes = _Sizes.of(model)
+        self._sizes = Sizes.of(model)
         self._refusals: dict[str, str] | None = None
 
     @classmethod
@@ -223,7 +224,7 @@ class TransformerBackbone(Backbone):
 
     def _block_mask(self, groups: Sequence[Group], rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """One sequence per group: its prefix, then each row's own tokens, which see the prefix and themselves."""
-        packed = _Packed()
+        packed = Packed()
         for group in groups:
             packed.add(
                 rows[group.rows[0]][: group.prefix], group.prefix, [rows[row][group.prefix :] for row in group.rows]
@@ -243,7 +244,7 @@ class TransformerBackbone(Backbone):
         known = mask.bool()
         hidden = []
         for part in batch.parts:
-            packed = _Packed()
+            packed = Packed()
             for index, own in part:
                 prefix = batch.groups[index].prefix
                 packed.add([], prefix, [rows[row][prefix:] for row in own])
@@ -255,7 +256,7 @@ class TransformerBackbone(Backbone):
                 input_ids=ids,
                 attention_mask=self._additive(torch.cat([prefix_seen, sees], dim=2)),
                 position_ids=positions,
-                past_key_values=_SharedPrefixes(cache, group),
+                past_key_values=SharedPrefixes(cache, group),
                 use_cache=True,
             )
             hidden.append(states[ends])
@@ -276,7 +277,7 @@ class TransformerBackbone(Backbone):
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded ids and their mask, (B, T) each."""
         lengths = torch.tensor([len(row) for row in rows])
-        ids = _padded(rows, int(lengths.max()), self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        ids = padded(rows, int(lengths.max()), self.tokenizer.pad_token_id)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
         return ids.to(self.model.device), mask.to(self.model.device)
 
@@ -293,7 +294,7 @@ class TransformerBackbone(Backbone):
             why = f"{self.model.config._attn_implementation} attention takes no mask of blocks"
             self._refusals = {"causal": why, "block_mask": why, "prefix_cache": why}
             return self._refusals
-        vocabulary = self.model.get_input_embeddings().num_embeddings
+        vocabulary = int(self.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         texts = [[(7 * i + 3 * j + 5) % vocabulary for i in range(9)] for j in (0, 1)]  # two prompts, in full
         rows = [texts[0] + [11 % vocabulary], texts[0] + [13 % vocabulary, 5, 3, 2], texts[1][:4] + [3, 2, 4]]
         rows += [texts[1][:4] + [5], texts[1][:4] + [6, 7, 8, 9, 10, 11]]
@@ -391,95 +392,6 @@ class TransformerBackbone(Backbone):
         self.tokenizer.save_pretrained(folder)
 
 
-class _Packed:
-    """Sequences in which several rows stand side by side, each behind what they share."""
-
-    def __init__(self) -> None:
-        self.ids: list[list[int]] = []
-        self.positions: list[list[int]] = []
-        self.blocks: list[list[int]] = []
-        self.ends: list[tuple[int, int]] = []
-
-    def add(self, shared: Sequence[int], start: int, tails: Sequence[Sequence[int]]) -> None:
-        """One sequence: shared tokens, then rows' own tokens, each from position `start` on."""
-        ids, positions, blocks = list(shared), list(range(len(shared))), [0] * len(shared)
-        for block, own in enumerate(tails, start=1):
-            ids += own
-            positions += range(start, start + len(own))
-            blocks += [block] * len(own)
-            self.ends.append((len(self.ids), len(ids) - 1))
-        self.ids.append(ids)
-        self.positions.append(positions)
-        self.blocks.append(blocks)
-
-    def tensors(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Positions (B, T), which key each query sees (B, T, T), and where rows end: sequences (N,), tokens (N,)."""
-        length, device = like.shape[1], like.device
-        blocks = _padded(self.blocks, length, -1).to(device)
-        sees = (blocks[:, None, :] == blocks[:, :, None]) | (blocks[:, None, :] == 0)
-        sees &= torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        return _padded(self.positions, length, 0).to(device), sees, tuple(torch.tensor(self.ends, device=device).T)
-
-
-class _SharedPrefixes(DynamicCache):
-    """Keys and values of prompts, as sequences of completions see them: each layer copies them when it needs them.
-
-    Args:
-        prompts: the filled cache of G prompts.
-        group: (B,) which prompt stands before each sequence.
-    """
-
-    def __init__(self, prompts: DynamicCache, group: torch.Tensor) -> None:
-        super().__init__()
-        self.prompts, self.group = prompts, group
-        self.in_order = group.tolist() == list(range(prompts.layers[0].keys.shape[0]))  # type: ignore[union-attr]
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        layer = self.prompts.layers[layer_idx]
-        known = (layer.keys, layer.values)
-        if not self.in_order:
-            known = (known[0][self.group], known[1][self.group])  # type: ignore[index]
-        return torch.cat([known[0], key_states], dim=-2), torch.cat([known[1], value_states], dim=-2)  # type: ignore[list-item]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.prompts.get_seq_length(layer_idx)
-
-
-class _Sizes:
-    """Work per token, per query-key pair and per cached token, in floating-point operations of a forward pass."""
-
-    def __init__(self, token: float, pair: float, cached: float, layers: int) -> None:
-        self.token, self.pair, self.cached, self.layers = token, pair, cached, layers
-
-    @classmethod
-    def of(cls, model: transformers.PreTrainedModel) -> Self:
-        config = model.config.get_text_config()
-        layers, heads = config.num_hidden_layers, config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
-        weights = sum(p.numel() for p in model.parameters()) - tables
-        stored = getattr(config, "num_key_value_heads", None) or heads
-        return cls(2.0 * max(weights, 1), 4.0 * layers * heads * size, 2.0 * layers * stored * size, layers)
-
-    def costs(self, device: str, batch_tokens: int | None) -> Costs:
-        """In units of a token's linear layers.
-
-        The CPU's factors are fitted to times of all layouts on two models (4.7M and 106M weights, one thread): the time
-        of an operation in attention and in a copy against one in a matrix product, and the operations that a layer's
-        call costs. Estimates were within 20% of times.
-        """
-        cpu, gpu = (1.0, 300.0, 1e8, 4096), (1.0, 300.0, 1e11, 16384)  # the GPU's are a guess
-        slow_pair, slow_copy, per_layer, budget = cpu if device == "cpu" else gpu
-        return Costs(
-            pair=slow_pair * self.pair / self.token,
-            copy=slow_copy * self.cached / self.token,
-            call=per_layer * self.layers / self.token,
-            budget=batch_tokens or budget,
-        )
-
-
 def weights_hash(model: nn.Module) -> str:
     """First 16 hex digits of the SHA-256 of up to 1,024 evenly spaced values of every weight, with names and shapes."""
     digest = hashlib.sha256()
@@ -538,11 +450,6 @@ def _is_sharded(model: nn.Module) -> bool:
     return any(isinstance(m, FullyShardedDataParallel) for m in model.modules()) or any(
         isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters()
     )
-
-
-def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
-    """(N, length) with rows on the left."""
-    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
 
 def _find_linear(model: nn.Module) -> str:
