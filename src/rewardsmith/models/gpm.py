@@ -100,10 +100,7 @@ class SkewHead(Head):
             raise ValueError(f"tau must be positive, got {tau}")
         self.dim, self.tau, self.normalize, self.reads_prompt = dim, tau, normalize, gate
         self.value_head = nn.Linear(hidden_size, dim, bias=bias)
-        if hidden_size == dim:
-            nn.init.eye_(self.value_head.weight)  # the backbone (a hashed table of width d) is the embedding
-        else:
-            nn.init.normal_(self.value_head.weight, std=1 / (hidden_size + 1))
+        nn.init.normal_(self.value_head.weight, std=1 / (hidden_size + 1))
         if bias:
             nn.init.zeros_(self.value_head.bias)
         if gate:
