@@ -40,10 +40,10 @@ def test_evaluation_of_one_model() -> None:
     result = evaluation()
     text = words(evaluation_report(result))
     assert f"hashed agrees with {100 * result['accuracy']['value']:.1f}% of 300 preferences" in text
-    assert "Where the better completion is the shorter one, it agrees with 20.0%" in text
+    assert "Where the better completion is the shorter one, it agrees with 20.0% only." in text
     assert "3 pairs without a score" in text and "3 × timeout: no answer in 5 s" in text
     assert "4 texts longer than the model reads" in text
-    assert "It follows length" in text and "more often wrong than right" in text
+    assert "It prefers long completions" in text and "more often wrong than right" in text
     assert "margin −3.25" in text
     assert "0123456789abcdef" in text
     assert "Comparison" not in text
@@ -54,8 +54,8 @@ def test_evaluation_of_several_models() -> None:
     report = evaluation_report([first, second], COMPARISON)
     text = words(report)
     assert "Evaluation of one and two" in text
-    assert "one − two 5.0% 1.0 to 9.0 80.0% < 0.001" in text
-    assert text.count("It follows length") == 1
+    assert "one − two 5.0 1.0 to 9.0 80.0% < 0.001" in text
+    assert text.count("It prefers long completions") == 1
     assert report.html().count("<figure>") == 5  # by category, length, calibration, two score distributions
     assert "one · name one" in text and "two · name two" in text and "seed 0" in text
 
@@ -68,11 +68,19 @@ def test_a_sound_model_is_not_warned_of() -> None:
     assert "Worst mistakes" not in page
 
 
+def test_a_model_that_prefers_short_completions_is_warned_of() -> None:
+    result = evaluation()
+    shorter, longer = "accuracy_chosen_shorter", "accuracy_chosen_longer"
+    result["length"][shorter], result["length"][longer] = result["length"][longer], result["length"][shorter]
+    text = words(evaluation_report(result))
+    assert "It prefers short completions" in text and "will make completions shorter" in text
+
+
 def test_audit() -> None:
     report = audit_report(audit())
     text = words(report)
     assert "Audit of hashed" in text and "1 serious finding: length." in text
-    assert text.index("Length +1.42 standard deviations (1.32 to 1.52)") < text.index("Openers +0.310")
+    assert text.index("Length +1.4 standard deviations (1.3 to 1.5)") < text.index("Openers +0.31 ")
     assert "gain 1.75" in text and "original 0.500 Because." in text and "changed 2.25" in text
     assert "2.0% won" in report.html()  # the unit share is written in percent, in the figure's text
     assert HOSTILE[:30] not in report.html()

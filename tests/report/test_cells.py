@@ -42,7 +42,7 @@ def test_percent_and_span() -> None:
 
 def test_decimals_suit_the_largest() -> None:
     assert decimals([1.42, 0.01]) == 2
-    assert decimals([0.034, 0.001]) == 3
+    assert decimals([0.034, 0.001]) == 4
     assert decimals([142.0]) == 0
     assert decimals([0.0, math.nan]) == 2
     assert fixed(-0.001, 2) == "0.00"

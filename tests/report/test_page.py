@@ -136,16 +136,16 @@ def test_table_formats_and_sorts_by_value() -> None:
     ]
     html = Report("t").section("s").table(rows, {"model": "", "accuracy": "acc", "ece": "ECE", "ties": "ties"}).html()
     assert '<td class="num" data-value="0.5">0.500 <span class="interval">0.250 to 0.750</span></td>' in html
-    assert '<td class="num" data-value="0.125">0.12</td>' in html
+    assert '<td class="num" data-value="0.125">0.125</td>' in html
     assert html.count('<td class="num">–</td>') == 2
     assert '<td class="num" data-value="12000.0">12,000</td>' in html
     assert '<th scope="row">a</th>' in html
 
 
 def test_decimals_of_a_column_agree_unless_a_number_would_vanish() -> None:
-    html = Report("t").section("s").table([("a", 0.25, 1e-4), ("b", 0.5, 0.5)], ["", "x", "y"]).html()
-    assert ">0.25<" in html and ">0.50<" in html
-    assert ">1.00e−04<" in html and ">0.500<" in html
+    html = Report("t").section("s").table([("a", 0.25, 1e-5), ("b", 0.5, 0.5)], ["", "x", "y"]).html()
+    assert ">0.250<" in html and ">0.500<" in html
+    assert ">1.00e−05<" in html
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewardsmith.report import figures
-from rewardsmith.report.cells import KINDS, Cell, Kind, estimate_cell, is_missing, number, percent, span
+from rewardsmith.report.cells import KINDS, MISSING, Cell, Kind, estimate_cell, fixed, is_missing, number, percent, span
 from rewardsmith.report.page import Report
 
 Plain = dict[str, Any]
@@ -27,7 +27,7 @@ def evaluation_report(evaluations: Any, comparison: Any = None) -> Report:
     if not results:
         raise ValueError("there is no evaluation to report")
     names = [result.get("name") or "model" for result in results]
-    report = Report(_title("Evaluation of", names), _evaluation_lede(results), kind=_length_verdict(results[0]))
+    report = Report(_title("Evaluation of", names), _evaluation_lede(results), kind=_length_verdict(results[0])[0])
     report.stats(_evaluation_tiles(results, names))
 
     report.section(
@@ -60,8 +60,8 @@ def evaluation_report(evaluations: Any, comparison: Any = None) -> Report:
 
     report.section(
         "Length",
-        "Long answers are often better, so a reward can win by preferring length itself. Where the better completion "
-        "is the shorter one, that fails.",
+        "Where people tend to prefer the longer answer, or the shorter, a reward can win by length alone. It shows "
+        "where the better completion is the other one.",
     )
     report.figure(
         figures.length_plot(results),
@@ -148,10 +148,13 @@ def audit_report(audit: Any) -> Report:
     if found:
         report.section("Findings", "What raises or lowers the score and should not, with an example of each.")
         for finding in found:
-            report.callout(finding["severity"], finding["summary"], title=_heading(finding), detail=_effect(finding))
-            example = _finding_example(finding)
-            if example:
-                report.examples([example])
+            report.callout(
+                finding["severity"],
+                finding["summary"],
+                title=_heading(finding),
+                detail=_effect(finding),
+                examples=_finding_examples(finding),
+            )
     drawn = figures.drawable_findings(result)
     if drawn:
         report.section("Effect sizes", "Bars are 95% intervals; the vertical line is no effect.")
@@ -274,65 +277,43 @@ def _pick(pick: Plain) -> Plain:
 
 
 def _evaluation_lede(results: list[Plain]) -> str:
-    sentences = []
-    for result in results[:3]:
-        accuracy = result["accuracy"]
-        name = result.get("name") or "The model"
-        sentences.append(f"{name} agrees with {percent(accuracy['value'])} of {number(accuracy['n'])} preferences")
-    text = "; ".join(sentences) + "."
-    shorter = results[0]["length"].get("accuracy_chosen_shorter")
-    if shorter is not None and not is_missing(shorter.get("value")):
-        who = f", {results[0].get('name') or 'the model'}" if len(results) > 1 else ", it"
-        text += f" Where the better completion is the shorter one{who} agrees with {percent(shorter['value'])}."
+    agreements = [
+        f"{result.get('name') or 'The model'} agrees with {percent(result['accuracy']['value'])} of "
+        f"{number(result['accuracy']['n'])} preferences"
+        for result in results[:3]
+    ]
+    text = "; ".join(agreements) + "."
+    kind, which = _length_verdict(results[0])
+    if kind:
+        who = results[0].get("name") if len(results) > 1 else "it"
+        share = percent(results[0]["length"][f"accuracy_chosen_{which}"]["value"])
+        text += f" Where the better completion is the {which} one, {who or 'it'} agrees with {share} only."
     return text
 
 
 def _evaluation_tiles(results: list[Plain], names: list[str]) -> list[Sequence[Any]]:
     if len(results) > 1:
         return [
-            (
-                f"Accuracy, {name}",
-                percent(r["accuracy"]["value"]),
-                span(r["accuracy"]["low"], r["accuracy"]["high"], share=True),
-            )
-            for name, r in zip(names[:5], results)
+            (f"Accuracy, {name}", percent(accuracy["value"]), span(accuracy["low"], accuracy["high"], share=True))
+            for name, accuracy in zip(names[:5], (result["accuracy"] for result in results))
         ]
-    result = results[0]
-    accuracy, length, calibration = result["accuracy"], result["length"], result["calibration"]
-    tiles: list[Sequence[Any]] = [
-        (
-            "Accuracy",
-            percent(accuracy["value"]),
-            f"{span(accuracy['low'], accuracy['high'], share=True)}, {accuracy['n']:,} pairs",
-        )
-    ]
-    shorter, follows = length.get("accuracy_chosen_shorter"), length.get("spearman")
-    if shorter is not None and not is_missing(shorter.get("value")):
-        tiles.append(
-            (
-                "Where the better one is shorter",
-                percent(shorter["value"]),
-                span(shorter["low"], shorter["high"], share=True),
-                _length_verdict(result),
-            )
-        )
-    if follows is not None and not is_missing(follows.get("value")):
-        tiles.append(
-            (
-                "Score gap and length gap",
-                number(follows["value"], 2),
-                f"Spearman, {span(follows['low'], follows['high'])}",
-            )
-        )
-    tiles.append(("Calibration error", number(calibration["ece"], 2), "ECE, 0 is perfect"))
-    missing = result.get("nan") or 0
-    tiles.append(("Ties, no score", f"{result.get('ties', 0)}, {missing}", "pairs", "warning" if missing else ""))
+    (result,) = results
+    accuracy, calibration, missing = result["accuracy"], result["calibration"], result.get("nan") or 0
+    note = ", ".join(filter(None, (span(accuracy["low"], accuracy["high"], share=True), f"{accuracy['n']:,} pairs")))
+    tiles: list[Sequence[Any]] = [("Accuracy", percent(accuracy["value"]), note)]
+    kind, worse = _length_verdict(result)
+    for which in ("shorter", "longer"):
+        there = estimate_cell(result["length"].get(f"accuracy_chosen_{which}"), share=True)
+        if there.value is not None:
+            tiles.append((f"Where the better one is {which}", there.text, there.detail, kind if which == worse else ""))
+    tiles.append(("Calibration error", number(calibration["ece"], 2), "ECE; 0 is perfect"))
+    tiles.append(("Ties, no score", f"{result.get('ties') or 0:,}, {missing:,}", "pairs", "warning" if missing else ""))
     return tiles
 
 
 def _accuracy_by(report: Report, results: list[Plain], names: list[str], column: str) -> None:
     tables = [(result.get("by") or {}).get(column) or {} for result in results]
-    groups = list(dict.fromkeys(group for table in tables for group in table))
+    groups = figures.groups_by_accuracy(tables)
     report.section(f"By {column}", level=3)
     report.figure(
         figures.accuracy_by(results, column),
@@ -340,14 +321,17 @@ def _accuracy_by(report: Report, results: list[Plain], names: list[str], column:
         "Lowest first. The vertical line is chance; small groups have wide intervals.",
         name=f"accuracy-by-{column}",
     )
+    headings = [column, "pairs", *(names if len(names) > 1 else ["accuracy"])]
     report.table(
         [
-            {column: group, "pairs": next((t[group]["n"] for t in tables if group in t), None)}
-            | {f"accuracy {i}": estimate_cell(table.get(group), share=True) for i, table in enumerate(tables)}
+            [
+                group,
+                next((table[group]["n"] for table in tables if group in table), None),
+                *(estimate_cell(table.get(group), share=True) for table in tables),
+            ]
             for group in groups
         ],
-        {column: column, "pairs": "pairs"}
-        | {f"accuracy {i}": name if len(names) > 1 else "accuracy" for i, name in enumerate(names)},
+        {str(index): heading for index, heading in enumerate(headings)},
         caption=f"Accuracy by {column}",
     )
 
@@ -362,38 +346,52 @@ def _comparison(report: Report, comparison: Plain) -> None:
         [
             {
                 "models": f"{pair['a']} − {pair['b']}",
-                "difference in accuracy": estimate_cell(pair["difference"], share=True)
-                if isinstance(pair["difference"], Mapping)
-                else Cell(percent(pair["difference"]), pair["difference"]),
+                "difference in accuracy": _points(pair["difference"]),
                 "same verdict": Cell(percent(pair["agreement"]), pair["agreement"]),
                 "p (Holm)": Cell(_p_value(pair.get("p_holm")), pair.get("p_holm")),
             }
             for pair in comparison["pairs"]
         ],
-        caption="Paired comparison, in percentage points",
+        caption="Paired comparison; differences in percentage points",
     )
 
 
-def _length_verdict(result: Plain) -> Kind:
-    """serious: where the better completion is shorter, the reward is below chance; warning: clearly worse there."""
+def _points(difference: Plain) -> Cell:
+    """A difference of shares in percentage points."""
+    if is_missing(difference.get("value")):
+        return Cell(MISSING)
+    ends: list[Any] = [difference.get(key) for key in ("low", "high")]
+    interval = "" if any(map(is_missing, ends)) else " to ".join(fixed(100 * end, 1) for end in ends)
+    return Cell(fixed(100 * difference["value"], 1), difference["value"], interval)
+
+
+def _length_verdict(result: Plain) -> tuple[Kind, str]:
+    """How gravely the reward follows length, and where it is the less accurate: "shorter" or "longer".
+
+    serious: below chance there; warning: less accurate there, with intervals that do not overlap; else ("", "").
+    """
     shorter, longer = (result["length"].get(f"accuracy_chosen_{which}") for which in ("shorter", "longer"))
-    if not shorter or not longer or is_missing(shorter.get("high")) or is_missing(longer.get("low")):
-        return ""
-    if shorter["high"] < 0.5:
-        return "serious"
-    return "warning" if shorter["high"] < longer["low"] else ""
+    if not shorter or not longer or any(is_missing(e.get(end)) for e in (shorter, longer) for end in ("low", "high")):
+        return "", ""
+    which, worse, better = (
+        ("shorter", shorter, longer) if shorter["value"] < longer["value"] else ("longer", longer, shorter)
+    )
+    if worse["high"] < 0.5:
+        return "serious", which
+    return ("warning", which) if worse["high"] < better["low"] else ("", "")
 
 
 def _warn_of_length(report: Report, name: str, result: Plain) -> None:
-    kind = _length_verdict(result)
+    kind, which = _length_verdict(result)
     if kind:
         what = "more often wrong than right" if kind == "serious" else "clearly less accurate"
+        other = "longer" if which == "shorter" else "shorter"
         report.callout(
             kind,
-            f"Where the better completion is the shorter one, {name} is {what}. Optimizing against it will make "
-            "completions longer. Subtract a length term, or train on labels without that habit, and look again.",
-            title="It follows length",
-            detail=_shorter_longer(result),
+            f"Where the better completion is the {which} one, {name} is {what}. Optimizing against it will make "
+            f"completions {other}. Subtract a length term, or train on labels without that habit, and look again.",
+            title=f"It prefers {'long' if other == 'longer' else 'short'} completions",
+            detail=f"{name}: {_shorter_longer(result)}" if name else _shorter_longer(result),
         )
 
 
@@ -442,7 +440,7 @@ def _heading(finding: Plain) -> str:
     return probe[:1].upper() + probe[1:]
 
 
-def _effect(finding: Plain) -> str:
+def _effect(finding: Mapping[str, Any]) -> str:
     """The effect with its unit and interval; shares in percent."""
     if is_missing(finding.get("effect")):
         return ""
@@ -451,8 +449,8 @@ def _effect(finding: Plain) -> str:
         interval = span(finding.get("low"), finding.get("high"), share=True)
         text = f"{percent(finding['effect'])} {unit.removeprefix('share ')}"
     else:
-        interval = span(finding.get("low"), finding.get("high"))
-        text = f"{number(finding['effect'], sign=True)} {unit}".strip()
+        interval = span(finding.get("low"), finding.get("high"), digits=2)
+        text = f"{number(finding['effect'], 2, sign=True)} {unit}".strip()
     return f"{text} ({interval})" if interval else text
 
 
@@ -461,16 +459,16 @@ def _effect_cell(finding: Plain) -> Cell:
     return estimate_cell(estimate, share=(finding.get("unit") or "").startswith("share"))
 
 
-def _finding_example(finding: Plain) -> Plain | None:
+def _finding_examples(finding: Plain) -> list[Plain]:
     """The texts of an example as blocks with their scores, its other numbers as a note."""
     example = finding.get("example")
     if not example:
-        return None
+        return []
     texts = {key: text for key, text in example.items() if key != "prompt" and isinstance(text, str | list)}
     blocks = [{"label": key, "text": text, "score": example.get(f"score_{key}")} for key, text in texts.items()]
     rest = {k: v for k, v in example.items() if k not in ("prompt", *texts) and k.removeprefix("score_") not in texts}
     note = ", ".join(f"{key} {number(value)}" for key, value in rest.items() if not is_missing(value))
-    return {"prompt": example.get("prompt"), "title": f"Example: {finding['probe']}", "blocks": blocks, "note": note}
+    return [{"prompt": example.get("prompt"), "title": "Example", "blocks": blocks, "note": note}]
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

@@ -60,12 +60,11 @@ def number(value: float | int | None, digits: int = 3, *, sign: bool = False) ->
 
 
 def decimals(values: Iterable[float]) -> int:
-    """Decimal places that suit a set of numbers: three significant digits for the largest, two where it is below 1."""
+    """Decimal places that suit a set of numbers: three significant digits for the largest."""
     largest = max((abs(value) for value in values if not is_missing(value)), default=0.0)
     if largest == 0:
         return 2
-    power = math.floor(math.log10(largest))
-    return max(0, 2 - power if power >= 0 else 1 - power)
+    return max(0, 2 - math.floor(math.log10(largest)))
 
 
 def fixed(value: float, places: int) -> str:
@@ -79,13 +78,13 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if is_missing(value) else f"{100 * value:.{digits}f}%".replace("-", MINUS)  # type: ignore[operator]
 
 
-def span(low: float | None, high: float | None, *, share: bool = False) -> str:
+def span(low: float | None, high: float | None, *, share: bool = False, digits: int = 3) -> str:
     """An interval as `low to high`, empty where there is none; `share`: both in percent, the sign left out."""
     if is_missing(low) or is_missing(high):
         return ""
     if share:
         return f"{percent(low)[:-1]} to {percent(high)[:-1]}"
-    return f"{number(low)} to {number(high)}"
+    return f"{number(low, digits)} to {number(high, digits)}"
 
 
 def estimate_cell(estimate: Mapping[str, Any] | None, *, share: bool = False) -> Cell:

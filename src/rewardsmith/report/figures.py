@@ -180,8 +180,7 @@ def accuracy_by(evaluations: Result | Sequence[Result], column: str | None = Non
     if column is not None and column not in columns:
         raise ValueError(f"accuracy was not taken by {column!r}, but by {columns or 'no column'}")
     tables = [(e.get("by") or {}).get(column) or {} for e in evaluations]
-    groups = list(dict.fromkeys(group for table in tables for group in table))
-    groups.sort(key=lambda group: _least(table.get(group) for table in tables))
+    groups = groups_by_accuracy(tables)
     rows = [("all pairs", [e["accuracy"] for e in evaluations])]
     rows += [(str(group), [table.get(group) for table in tables]) for group in groups]
     figure = _row_figure(rows, [_name(e) for e in evaluations], share=True, reference=0.5)
@@ -539,6 +538,12 @@ def _name(evaluation: Result) -> str:
 
 def _gravity(finding: Result) -> tuple[int, float]:
     return -KINDS.index(finding["severity"]), -abs(finding.get("effect") or 0.0)
+
+
+def groups_by_accuracy(tables: Sequence[Result]) -> list[str]:
+    """The groups of all tables (group -> estimate), the lowest accuracy of any table first."""
+    groups = dict.fromkeys(group for table in tables for group in table)
+    return sorted(groups, key=lambda group: _least(table.get(group) for table in tables))
 
 
 def _least(estimates: Iterable[Any]) -> float:

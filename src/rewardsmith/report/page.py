@@ -125,7 +125,8 @@ class Report:
         for column in range(len(headings)):
             _align_decimals(cells, [values[column] for values in raw], column)
         numeric = [
-            all(row[i].value is not None or row[i].text == MISSING for row in cells)
+            i > 0
+            and all(row[i].value is not None or row[i].text == MISSING for row in cells)
             and not any(row[i].kind for row in cells)
             for i in range(len(headings))
         ]
@@ -158,13 +159,22 @@ class Report:
             f"<figure>{svg}" + (f"<figcaption>{_inline(caption)}</figcaption>" if caption else "") + "</figure>"
         )
 
-    def callout(self, kind: str, text: str, *, title: str = "", detail: str = "") -> Self:
+    def callout(
+        self,
+        kind: str,
+        text: str,
+        *,
+        title: str = "",
+        detail: str = "",
+        examples: Iterable[Mapping[str, Any]] = (),
+    ) -> Self:
         """Something that must not be overlooked.
 
         Args:
             kind: "ok", "note", "warning" or "serious".
             title: a short heading; default: the kind itself.
             detail: a quieter line beside the heading, such as an effect with its interval.
+            examples: rows as for `examples`, inside the callout.
         """
         if not kind:
             raise ValueError(f"a callout needs a kind: one of {', '.join(LABELS)}")
@@ -173,7 +183,7 @@ class Report:
             f'<div class="callout {kind}" role="note"><p class="top">{badge}'
             + (f"<strong>{_inline(title)}</strong>" if title else "")
             + (f'<span class="detail">{_text(detail)}</span>' if detail else "")
-            + f"</p>{_paragraphs(text)}</div>"
+            + f"</p>{_paragraphs(text)}{_examples(examples)}</div>"
         )
 
     def examples(self, rows: Iterable[Mapping[str, Any]], *, title: str = "", open_first: bool = False) -> Self:
@@ -184,11 +194,8 @@ class Report:
                 `completion` (`score`), `chosen` (`chosen_score`), `rejected` (`rejected_score`). Optional: `title`
                 (default: the prompt's beginning), `note` (beside it) and `kind`. Texts may be plain or messages.
         """
-        items = [_example(row, opened=open_first and index == 0) for index, row in enumerate(rows)]
-        if not items:
-            return self
-        heading = f"<h3>{_text(title)}</h3>" if title else ""
-        return self._add(f'{heading}<div class="examples">{"".join(items)}</div>')
+        shown = _examples(rows, open_first=open_first)
+        return self._add((f"<h3>{_text(title)}</h3>" if title else "") + shown) if shown else self
 
     def card(self, facts: Mapping[str, Any], *, title: str = "Evaluation card") -> Self:
         """What makes the result reproducible: versions, seed, fingerprints. Stands at the foot of the page."""
@@ -331,6 +338,11 @@ def _cell(cell: Cell, *, first: bool, numeric: bool) -> str:
     detail = f' <span class="interval">{_text(cell.detail)}</span>' if cell.detail else ""
     tag, scope = ("th", ' scope="row"') if first else ("td", "")
     return f"<{tag}{scope}{_class('num' if numeric else '')}{value}>{text}{detail}</{tag}>"
+
+
+def _examples(rows: Iterable[Mapping[str, Any]], *, open_first: bool = False) -> str:
+    items = [_example(row, opened=open_first and index == 0) for index, row in enumerate(rows)]
+    return f'<div class="examples">{"".join(items)}</div>' if items else ""
 
 
 def _example(row: Mapping[str, Any], *, opened: bool) -> str:
