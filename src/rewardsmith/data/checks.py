@@ -117,8 +117,9 @@ def row_problem(row: Mapping[str, Any], kind: str, folder: Path | None = None) -
     for name in KINDS[kind].required:
         if row.get(name) is None:
             return name, "missing", f"is missing; {kind} data has {', '.join(KINDS[kind].required)}"
+    read = {*KINDS[kind].required, *KINDS[kind].optional}
     for name, value in row.items():
-        if value is None:
+        if value is None or name not in read:
             continue
         found = _images(value, folder) if name == "images" else RULES.get(name, _anything)(value)
         if found is not None:
@@ -159,8 +160,10 @@ def completion_problem(value: Any) -> Problem | None:
     if (problem := text_problem(value)) is not None:
         return problem
     if is_conversational(value):
+        if value[0]["role"] in ("system", "developer", "user") and len(value) > 1:
+            return "repeats the prompt", f"begins with a message of the {value[0]['role']}, which belongs to 'prompt'"
         last = value[-1]
-        if last["role"] not in ("assistant", "tool", "function"):
+        if last["role"] != "assistant":
             return "not the assistant's", f"ends with a message of the {last['role']}; it must end with the assistant's"
         if not content_text(last.get("content")).strip() and not last.get("tool_calls"):
             return "empty", "is empty: the assistant's last message says nothing"
@@ -234,6 +237,25 @@ def _segments(value: Any) -> Problem | None:
     return None
 
 
+def _steps(value: Any) -> Problem | None:
+    if not isinstance(value, list | tuple) or not value:
+        return "wrong type", "must be a list of at least one step"
+    if not all(isinstance(step, Mapping) and step.get("action") is not None for step in value):
+        return "no action", "every step must be a mapping with 'action' (and 'thought', 'observation')"
+    return None
+
+
+def _tree(value: Any) -> Problem | None:
+    if not isinstance(value, Mapping) or not {"parent", "branch"} <= set(value):
+        return "wrong type", "must be a mapping with 'parent' and 'branch'"
+    return None
+
+
+def _name(value: Any) -> Problem | None:
+    named = isinstance(value, str | int) and not isinstance(value, bool)
+    return None if named else ("wrong type", f"must be a string or an integer, not {_type(value)}")
+
+
 RULES: dict[str, Callable[[Any], Problem | None]] = {
     "prompt": text_problem,
     "chosen": completion_problem,
@@ -251,10 +273,18 @@ RULES: dict[str, Callable[[Any], Problem | None]] = {
     "ranks": _each(_number(1), "ranks"),
     "num_correct": _number(0),
     "segments": _segments,
+    "steps": _steps,
+    "tree": _tree,
+    "user": _name,
+    "strength": _number(),
+    "context": text_problem,
 }
 
 
 def _differ(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    if is_conversational(row["chosen"]) != is_conversational(row["rejected"]):
+        form = "messages" if is_conversational(row["chosen"]) else "a string"
+        return "rejected", "wrong type", f"must be {form}, as 'chosen' is"
     if row["chosen"] == row["rejected"]:
         return "rejected", "identical to chosen", "is identical to 'chosen': nothing is preferred"
     return None

@@ -50,9 +50,8 @@ def transcripts(row: Mapping[str, Any], number: int = 0) -> Row:
                 "shares no first message with 'rejected': there is no prompt", row=number, column="chosen"
             )
         return {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:], **rest}
-    same = len(_common_prefix(chosen, rejected))
-    cut = chosen.rfind(ASSISTANT, 0, min(same + len(ASSISTANT), len(chosen)))
-    if cut < 0 or not rejected.startswith(chosen[: cut + len(ASSISTANT)]):
+    cut = chosen.rfind(ASSISTANT, 0, len(_common_prefix(chosen, rejected)))
+    if cut < 0:
         raise RecordError(
             f"there is no prompt: add a column 'prompt', or transcripts with a common beginning up to {ASSISTANT!r}",
             row=number,
@@ -72,6 +71,47 @@ def _common_prefix(a: str, b: str) -> str:
         else:
             high = middle - 1
     return a[:low]
+
+
+def transcripts_as_messages(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Preferences of plain transcripts (as `load_data` reads hh-rlhf) in conversational form, for chat models.
+
+    The last `\\n\\nAssistant:` of the prompt goes: a chat template writes it anew.
+
+    Raises:
+        RecordError: for a row whose prompt is no transcript, or whose completion goes on for several turns.
+    """
+    out = []
+    for number, row in enumerate(rows):
+        try:
+            prompt = as_chat(row["prompt"])
+        except ValueError as error:
+            raise RecordError(str(error), row=number, column="prompt") from None
+        said = {}
+        for name in ("chosen", "rejected"):
+            if "\n\nHuman:" in row[name]:
+                raise RecordError("goes on after the assistant's turn: give its prompt whole", row=number, column=name)
+            said[name] = [{"role": "assistant", "content": row[name].strip()}]
+        out.append({**row, "prompt": prompt, **said})
+    return out
+
+
+def without_prompt(row: Row) -> Row | None:
+    """A row whose completions repeat the prompt's messages (UltraFeedback binarized), without them there; else None."""
+    prompt, chosen, rejected = row.get("prompt"), row.get("chosen"), row.get("rejected")
+    if not (prompt and isinstance(prompt, str | list) and isinstance(chosen, list) and isinstance(rejected, list)):
+        return None
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    for text in (chosen, rejected):
+        if len(text) <= len(messages) or not all(_says_same(a, b) for a, b in zip(messages, text)):
+            return None
+    return {**row, "prompt": messages, "chosen": chosen[len(messages) :], "rejected": rejected[len(messages) :]}
+
+
+def _says_same(a: Any, b: Any) -> bool:
+    if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+        return False
+    return a.get("role") == b.get("role") and a.get("content") == b.get("content")
 
 
 def as_chat(text: str) -> list[dict[str, str]]:
@@ -132,6 +172,12 @@ def _summaries(row: Mapping[str, Any], number: int) -> Row:
     }
 
 
+def _rewardbench(row: Mapping[str, Any], number: int) -> Row:
+    """RewardBench: our columns, with the names of the models that wrote them."""
+    names = {"chosen_model": "generator_chosen", "rejected_model": "generator_rejected"}
+    return {names.get(name, name): value for name, value in row.items()}
+
+
 def _rewardbench2(row: Mapping[str, Any], number: int) -> Row:
     """RewardBench 2: lists of right and wrong completions."""
     rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
@@ -174,6 +220,7 @@ LAYOUTS: tuple[_Layout, ...] = (
     ("AlpacaEval annotations", {"instruction", "output_1", "output_2", "preference"}, set(), _alpaca_eval),
     ("LLMBar", {"input", "output_1", "output_2", "label"}, set(), _llmbar),
     ("RewardBench 2", {"prompt", "chosen", "rejected", "num_correct", "total_completions"}, set(), _rewardbench2),
+    ("RewardBench", {"prompt", "chosen", "rejected", "chosen_model", "rejected_model"}, set(), _rewardbench),
     ("summarize_from_feedback", {"info", "summaries", "choice"}, set(), _summaries),
     ("HelpSteer", {"prompt", "response", "helpfulness"}, {"completion"}, _response_rating),
     ("UltraFeedback", {"instruction", "completions"}, set(), _ultrafeedback),
@@ -237,6 +284,35 @@ def candidates_to_preferences(rows: Iterable[Mapping[str, Any]], *, min_gap: flo
     return out
 
 
+def users_to_preferences(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Preferences of several users as one row per pair of completions: the majority's, without `user`.
+
+    `target_prob` is the share of users who preferred `chosen`; of a tie the first user's choice, with 0.5. Which of
+    several `margin`, `context` and the like would hold is unknown, so only `prompt` and the completions stay.
+    """
+    votes: dict[tuple[str, frozenset[str]], tuple[Row, list[str]]] = {}
+    for row in rows:
+        chosen, rejected = text_key(row["chosen"]), text_key(row["rejected"])
+        key = (text_key(row["prompt"]), frozenset((chosen, rejected)))
+        votes.setdefault(key, (dict(row), []))[1].append(chosen)
+    out = []
+    for first, keys in votes.values():
+        share = keys.count(text_key(first["chosen"])) / len(keys)
+        won, lost = ("chosen", "rejected") if share >= 0.5 else ("rejected", "chosen")
+        texts = {"prompt": first["prompt"], "chosen": first[won], "rejected": first[lost]}
+        out.append({**texts, "target_prob": max(share, 1 - share)})
+    return out
+
+
+def steps_to_completions(rows: Iterable[Mapping[str, Any]], *, separator: str = "\n") -> list[Row]:
+    """Step-labelled rows as completions, the steps joined by `separator`."""
+    out = []
+    for row in rows:
+        rest = {name: value for name, value in row.items() if name not in ("completions", "labels")}
+        out.append({**rest, "completion": separator.join(row["completions"])})
+    return out
+
+
 def steps_to_segments(rows: Iterable[Mapping[str, Any]], *, separator: str = "\n") -> list[Row]:
     """Step-labelled rows as segment-labelled ones; a segment ends with its step, separators belong to the next one."""
     out = []
@@ -276,6 +352,49 @@ def unpaired_to_preferences(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
+def fine_grained_preferences(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """FineGrainedRLHF feedback (Wu et al. 2023): up to six pairs of four predictions per question, ties left out.
+
+    `preference` goes through the pairs (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4): 1 or 2 says which of the two is
+    better, 0 that neither is. The prompt is the question.
+    """
+    out = []
+    for number, row in enumerate(rows):
+        pairs = list(itertools.combinations((1, 2, 3, 4), 2))
+        if len(row["preference"]) != len(pairs) or not set(row["preference"]) <= {0, 1, 2}:
+            raise RecordError(f"must be six of 0, 1, 2; not {row['preference']}", row=number, column="preference")
+        for pair, winner in zip(pairs, row["preference"]):
+            if winner:
+                won, lost = pair if winner == 1 else pair[::-1]
+                texts = {"chosen": row[f"prediction {won}"], "rejected": row[f"prediction {lost}"]}
+                out.append({"prompt": row["question"], **texts, "id": str(number)})
+    return out
+
+
+def fine_grained_segments(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """FineGrainedRLHF feedback (Wu et al. 2023): the first prediction of a question in segments, each with a label.
+
+    The annotated error spans are labelled with their error type, the text between them `ok`; where spans overlap,
+    the one that begins first holds, and the later one begins where it ends. Every character is in one segment.
+    """
+    out = []
+    for number, row in enumerate(rows):
+        text, at = row["prediction 1"], 0
+        segments: list[dict[str, Any]] = []
+        for error in sorted(row["feedback"]["errors"], key=lambda error: (error["start"], error["end"])):
+            start, end = max(error["start"], at), min(error["end"], len(text))
+            if end <= start:
+                continue
+            if start > at:
+                segments.append({"end": start, "label": "ok"})
+            segments.append({"end": end, "label": error["error type"]})
+            at = end
+        if at < len(text):
+            segments.append({"end": len(text), "label": "ok"})
+        out.append({"prompt": row["question"], "completion": text, "segments": segments, "id": str(number)})
+    return out
+
+
 # kind read, kind wanted -> how to get there
 PATHS: dict[tuple[str, str], Callable[[Iterable[Mapping[str, Any]]], list[Row]]] = {
     ("candidates", "preference"): candidates_to_preferences,
@@ -284,6 +403,7 @@ PATHS: dict[tuple[str, str], Callable[[Iterable[Mapping[str, Any]]], list[Row]]]
     ("rating", "candidates"): ratings_to_candidates,
     ("unpaired", "preference"): unpaired_to_preferences,
     ("preference", "rating"): preferences_to_ratings,
+    ("steps", "completion"): steps_to_completions,
     ("steps", "segments"): steps_to_segments,
     ("segments", "steps"): segments_to_steps,
 }

@@ -9,14 +9,15 @@ import io
 import itertools
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rewardsmith.data.checks import CheckReport, check
-from rewardsmith.data.convert import PATHS, Row, recognize
-from rewardsmith.data.records import KINDS, RecordError, as_columns, kind_of
+from rewardsmith.data.convert import PATHS, Row, recognize, without_prompt
+from rewardsmith.data.records import COLUMNS, KINDS, RecordError, as_columns, kind_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,9 +36,9 @@ def load_data(
 ) -> tuple[Dataset, CheckReport]:
     """Read and check a data set.
 
-    Public layouts are turned into our columns: hh-rlhf's transcripts, LLMBar, AlpacaEval annotations, RewardBench 2,
-    HelpSteer, UltraFeedback, summarize_from_feedback. Another kind than the data's is made where that is possible:
-    preferences from ratings, ranks, numbers of right candidates or desirable and undesirable completions.
+    Public layouts are turned into our columns: hh-rlhf's transcripts, LLMBar, AlpacaEval annotations, RewardBench 1 and
+    2, HelpSteer, UltraFeedback, summarize_from_feedback, Skywork. Another kind than the data's is made where that is
+    possible: preferences from ratings, ranks, numbers of right candidates or desirable and undesirable completions.
 
     Args:
         source: a `.jsonl`, `.json`, `.csv` or `.parquet` file, also packed (`.gz`, `.xz`); a folder with such files or
@@ -60,6 +61,10 @@ def load_data(
     if not rows:
         raise ValueError(f"{source if isinstance(source, str | Path) else 'the data'} is empty: there are no rows")
     rows, notes, dropped = _converted(rows, on_bad)
+    shortened = [without_prompt(row) for row in rows]
+    if repeated := sum(row is not None for row in shortened):
+        notes["rows whose completions repeated the prompt"] = repeated
+        rows = [row if short is None else short for row, short in zip(rows, shortened)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     found = _kind_for(columns, kind)
     kept, report = check(rows, found, on_bad=on_bad, folder=folder)
@@ -75,7 +80,7 @@ def load_data(
         report.first.setdefault(f"{column}: {word}", error)
     report.rows += len(dropped)
     report.notes |= notes
-    return Dataset.from_dict(_arrow_ready(as_columns(kept))), report
+    return Dataset.from_dict(_arrow_ready(as_columns(kept), report.notes)), report
 
 
 def _kind_for(columns: Sequence[str], kind: str | None) -> str:
@@ -114,17 +119,25 @@ def _converted(rows: list[Row], on_bad: str) -> tuple[list[Row], dict[str, int],
     return out, {f"rows read as {name}": len(out)}, dropped
 
 
-def _arrow_ready(columns: dict[str, list[Any]]) -> dict[str, Any]:
-    """Columns that Arrow can hold; one that mixes types becomes an error that names it."""
+def _arrow_ready(columns: dict[str, list[Any]], notes: dict[str, int]) -> dict[str, list[Any]]:
+    """Columns that Arrow can hold. A column of ours that mixes types is an error; of others, text is made and noted."""
     import pyarrow as pa
 
+    ready = {}
     for name, column in columns.items():
+        ready[name] = column
         try:
             pa.array(column)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             row = _odd_one(column)
-            raise RecordError(f"mixes types within the column: {error}".splitlines()[0], row=row, column=name) from None
-    return columns
+            plain = all(value is None or isinstance(value, str | int | float | bool) for value in column)
+            if name in COLUMNS and not (plain and COLUMNS[name][0] in ("str", "str or int")):
+                message = f"mixes types within the column: {error}".splitlines()[0]
+                raise RecordError(message, row=row, column=name) from None
+            texts = (value if isinstance(value, str) or plain else json.dumps(value, default=str) for value in column)
+            ready[name] = [None if value is None else str(text) for value, text in zip(column, texts)]
+            notes[f"values of {name!r} made text, for it mixes types"] = sum(value is not None for value in column)
+    return ready
 
 
 def _odd_one(column: Sequence[Any]) -> int | None:
@@ -159,13 +172,20 @@ def _read_folder(folder: Path, split: str | None) -> Iterator[Row]:
         loaded = datasets.load_from_disk(str(folder))
         yield from _one_split(loaded, split, str(folder))
         return
-    files = {_stem(file): file for file in sorted(folder.iterdir()) if _format(file) is not None}
+    files: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if _format(file) is not None:
+            files.setdefault(_split_of(file), []).append(file)
     if not files:
         raise ValueError(f"no data in {str(folder)!r}: there is no {', '.join(SUFFIXES)} file (also .gz, .xz)")
     wanted = split or ("train" if "train" in files else next(iter(files)))
     if wanted not in files or (split is None and len(files) > 1 and "train" not in files):
         raise ValueError(f"{str(folder)!r} has the splits {', '.join(files)}: name one")
-    yield from iter_rows(files[wanted])
+    if len({_format(file) for file in files[wanted]}) > 1:
+        names = ", ".join(file.name for file in files[wanted])
+        raise ValueError(f"{str(folder)!r} has the split {wanted!r} in several formats ({names}): name the file")
+    for file in files[wanted]:
+        yield from iter_rows(file)
 
 
 def _read_hub(name: str, split: str | None) -> Iterator[Row]:
@@ -198,8 +218,9 @@ def _format(path: Path) -> str | None:
     return suffix if suffix in SUFFIXES else None
 
 
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
+def _split_of(path: Path) -> str:
+    """`train` of `train.jsonl.gz` and of the shard `train-00001-of-00004.parquet`."""
+    return re.sub(r"-\d+-of-\d+$", "", path.name.split(".")[0])
 
 
 def iter_rows(path: str | Path, start: int = 0) -> Iterator[Row]:
@@ -302,13 +323,13 @@ def _csv(path: Path, start: int) -> Iterator[Row]:
 
 
 def _cell(name: str, value: str | None) -> Any:
-    """A CSV cell: text in text columns, JSON elsewhere where it is JSON, None where a row ends early."""
+    """A CSV cell: text in text columns unless it is messages; elsewhere JSON where it is JSON, None where empty."""
     if value is None:
         return None
-    if name in ("prompt", "chosen", "rejected", "completion"):
-        if not value.lstrip().startswith("[{"):
-            return value
-    elif not value:
+    is_text = name in COLUMNS and COLUMNS[name][0] in ("text", "str", "str or int")
+    if is_text and not value.lstrip().startswith("[{"):
+        return value
+    if not value:
         return None
     with contextlib.suppress(json.JSONDecodeError):
         return json.loads(value)

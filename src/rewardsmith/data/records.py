@@ -56,6 +56,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "category": ("str", "what the prompt is about; results can be broken down by it, as by any column"),
     "generator_chosen": ("str", "what wrote chosen"),
     "generator_rejected": ("str", "what wrote rejected"),
+    "chosen_position": ("int", "1 or 2: where the winner was shown to the judge"),
     "id": ("str", "of the row"),
 }
 
@@ -73,6 +74,7 @@ KINDS: dict[str, Kind] = {
     "segments": Kind(("prompt", "completion", "segments"), ("id",), "a completion with labelled or scored parts"),
     "rating": Kind(("prompt", "completion", "rating"), ("user", "category", "id"), "a completion with a number"),
     "unpaired": Kind(("prompt", "completion", "label"), ("id",), "a completion, desirable or not"),
+    "trajectory": Kind(("prompt", "steps"), ("rating", "images", "tree", "category", "id"), "steps of an agent"),
     "completion": Kind(("prompt", "completion"), ("images", "category", "id"), "a completion to score"),
     "prompt": Kind(("prompt",), ("images", "category", "id"), "a prompt to answer"),
 }
@@ -94,6 +96,7 @@ def kind_of(columns: Iterable[str]) -> str:
         "rating",
         "unpaired",
         "completion",
+        "trajectory",
         "prompt",
     ):
         if names.issuperset(KINDS[kind].required):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 SHINGLE = 5  # characters
-BANDS, ROWS = (
-    24,
-    4,
-)  # 96 hashes; two texts meet in a band with probability 1 - (1 - J^4)^24: 0.99994 at J = 0.8, 0.04 at 0.2
+# 96 hashes; two texts meet in a band with probability 1 - (1 - J^4)^24: 0.99999 at J = 0.8, 0.04 at 0.2.
+BANDS, ROWS = 24, 4
+CROWD = 50  # a bucket of more texts is not compared each with each
 
 
 def split_by_prompt(dataset: Dataset, test_size: float = 0.1, seed: int = 0) -> DatasetDict:
@@ -58,19 +56,20 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[tuple[
     """Pairs of texts whose sets of 5-character shingles have a Jaccard similarity of at least `threshold`.
 
     Case and runs of white space do not count. Candidates come from MinHash with banding (Broder 1997) and are then
-    compared exactly, so every pair returned is one; at 0.8 and above, fewer than one in ten thousand is missed.
+    compared exactly, so every pair returned is one; at 0.8 and above, fewer than one in ten thousand is missed. Of more
+    than 50 texts that look alike, each is compared with the first of them alone (the pairs would be too many).
 
     Returns:
         (i, j, similarity) with i < j, in order.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
-    shingles = [_shingles(text) for text in texts]
+    plain = [_plain(text) for text in texts]
     candidates: set[tuple[int, int]] = set()
-    for bucket in _buckets(shingles):
-        # A text that occurs very often would give quadratically many pairs: compare those with their first.
-        pairs = itertools.combinations(bucket, 2) if len(bucket) <= 50 else ((bucket[0], j) for j in bucket[1:])
-        candidates.update(pairs)
+    for bucket in _buckets(plain):
+        near = itertools.combinations(bucket, 2) if len(bucket) <= CROWD else ((bucket[0], j) for j in bucket[1:])
+        candidates.update(near)
+    shingles = {i: _shingles(plain[i]) for i in set(itertools.chain.from_iterable(candidates))}
     found = []
     for i, j in sorted(candidates):
         similarity = _jaccard(shingles[i], shingles[j])
@@ -132,37 +131,64 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _shingles(text: str) -> np.ndarray:
-    """Sorted hashes of the 5-character windows of a text (of the whole text where it is shorter)."""
-    codes = np.frombuffer(_plain(text).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-    if len(codes) < SHINGLE:
-        codes = np.pad(codes, (0, SHINGLE - len(codes)))
-    windows = np.lib.stride_tricks.sliding_window_view(codes, SHINGLE)
-    weights = np.uint64(1_000_003) ** np.arange(SHINGLE, dtype=np.uint64)
-    return np.unique(_spread((windows * weights).sum(axis=1, dtype=np.uint64)))
+def _windows(plain: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the 5-character windows of all texts, one after the other, and where each text's begin.
+
+    A text of fewer than five characters is filled up with zeros to one window.
+    """
+    joined = "".join(text if len(text) >= SHINGLE else text.ljust(SHINGLE, "\0") for text in plain)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    lengths = np.array([max(len(text), SHINGLE) for text in plain])
+    hashes = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
+    for offset in range(SHINGLE):
+        hashes = hashes * np.uint64(1_000_003) + codes[offset : offset + len(hashes)]
+    ends = np.cumsum(lengths)
+    inside = np.ones(len(codes), dtype=bool)
+    for back in range(1, SHINGLE):
+        inside[ends - back] = False  # these windows would reach into the next text
+    counts = lengths - SHINGLE + 1
+    return _spread(hashes[inside[: len(hashes)]]), np.cumsum(counts) - counts
+
+
+def _shingles(plain: str) -> np.ndarray:
+    """Sorted set of the hashes of a text's windows."""
+    return np.unique(_windows([plain])[0])
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
     """A bijection of 64-bit integers that looks random (splitmix64, public domain)."""
-    with np.errstate(over="ignore"):
-        values = values + np.uint64(0x9E3779B97F4A7C15)
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def _buckets(shingles: Sequence[np.ndarray]) -> list[list[int]]:
+def _signatures(plain: Sequence[str]) -> np.ndarray:
+    """MinHash signatures, (texts, BANDS * ROWS): the least of every hash function over a text's windows."""
+    odd = np.random.default_rng(0).integers(1, 2**62, size=BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    out = np.empty((len(plain), BANDS * ROWS), dtype=np.uint64)
+    sizes = np.cumsum([len(text) + SHINGLE for text in plain]) // 500_000  # chunks that stay in the processor's cache
+    for chunk in np.split(np.arange(len(plain)), np.flatnonzero(np.diff(sizes)) + 1):
+        windows, starts = _windows([plain[i] for i in chunk])
+        for column, multiplier in enumerate(odd):
+            out[chunk, column] = np.minimum.reduceat(windows * multiplier, starts)
+    return out
+
+
+def _buckets(plain: Sequence[str]) -> list[list[int]]:
     """Groups of texts that agree in all hashes of some band."""
-    rng = np.random.default_rng(0)
-    multiply = rng.integers(1, 2**63, size=BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    with np.errstate(over="ignore"):
-        signatures = np.array([(multiply[:, None] * s[None, :]).min(axis=1) for s in shingles], dtype=np.uint64)
+    if not plain:
+        return []
     found = []
-    for band in signatures.reshape(len(shingles), BANDS, ROWS).transpose(1, 0, 2) if len(shingles) else ():
-        buckets: dict[bytes, list[int]] = defaultdict(list)
-        for i, key in enumerate(np.ascontiguousarray(band)):
-            buckets[key.tobytes()].append(i)
-        found += [bucket for bucket in buckets.values() if len(bucket) > 1]
+    for band in np.split(_signatures(plain), BANDS, axis=1):
+        key = np.zeros(len(plain), dtype=np.uint64)
+        for column in band.T:
+            key = _spread(key ^ column)
+        order = np.argsort(key, kind="stable")
+        borders = np.flatnonzero(np.diff(key[order])) + 1
+        starts, ends = np.r_[0, borders], np.r_[borders, len(order)]
+        crowded = ends - starts > 1
+        found += [order[a:b].tolist() for a, b in zip(starts[crowded], ends[crowded])]
     return found
 
 

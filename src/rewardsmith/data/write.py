@@ -18,7 +18,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
 
     Raises:
         ValueError: for another ending.
-        TypeError: for a value that JSON cannot hold.
+        TypeError: for a value that JSON cannot hold; NaN and infinity are a ValueError.
     """
     path = Path(path)
     if path.suffix not in (".jsonl", ".parquet", ".csv"):
@@ -30,7 +30,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
         with os.fdopen(handle, "wb") as file:
             if path.suffix == ".jsonl":
                 for row in rows:
-                    file.write(_line(row))
+                    file.write(_line(row, count))
                     count += 1
             else:
                 from datasets import Dataset
@@ -48,8 +48,19 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
     return count
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+def _line(row: Mapping[str, Any], number: int) -> bytes:
+    """A row as a line of JSON; arrays and their numbers become lists and numbers."""
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"row {number} cannot be written as JSON: {error}") from None
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy and torch
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 class ResumableWriter:
@@ -86,7 +97,10 @@ class ResumableWriter:
             return
         if not self._sidecar.is_file():
             raise ValueError(f"{str(self.path)!r} exists and was not written by this command; name another file")
-        saved = json.loads(self._sidecar.read_text(encoding="utf-8"))
+        try:
+            saved = json.loads(self._sidecar.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(f"{str(self._sidecar)!r} is damaged: name another file than {self.path.name!r}") from None
         changed = [key for key in {**saved, **self.meta} if saved.get(key) != self.meta.get(key)]
         if changed:
             key = changed[0]
@@ -103,7 +117,7 @@ class ResumableWriter:
             temporary.write_text(json.dumps(self.meta, indent=2) + "\n", encoding="utf-8")
             os.replace(temporary, self._sidecar)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
-        self._file.write(_line(row))
+        self._file.write(_line(row, self.done))
         self.done += 1
 
     def close(self) -> None:
