@@ -269,6 +269,13 @@ class TestOutput:
         assert not (tmp_path / "m").exists()
 
 
+def test_training_goes_on_from_a_trained_folder(tmp_path):
+    first = train(rows(60), "hashed", output_dir=tmp_path / "m").model
+    more = train(rows(60, seed=2), tmp_path / "m", learning_rate=1e-9).model
+    batch = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows(10)]
+    np.testing.assert_allclose(more.score(batch).values, first.score(batch).values, atol=1e-5)
+
+
 def test_pairs_that_cannot_be_encoded_are_counted():
     data = rows(20)
     data[3]["rejected"] = "   "

@@ -70,9 +70,9 @@ class HashedBackbone(Backbone):
         self.linear = nn.Identity() if hidden_size == 1 else None
 
     def fit(self, items: Iterable[Bag | None]) -> None:
-        """Set `factor` from encoded training rows."""
+        """Set `factor` from encoded training rows, once: a trained table keeps the one that it was trained with."""
         bags = [bag for bag in items if bag is not None]
-        if not bags:
+        if not bags or bool((self.factor != 1).any()):
             return
         seen = np.bincount(np.concatenate([bag.ids for bag in bags]), minlength=self.buckets)
         idf = np.log((1 + len(bags)) / (1 + seen)) + 1

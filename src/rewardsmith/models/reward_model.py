@@ -260,6 +260,7 @@ def build_backbone(model: str | Path | Backbone, *, hidden_size: int | None = No
 
     Args:
         model: the name, or a backbone, which is returned as it is. An embedding model is known by its `modules.json`.
+            A folder that `train` wrote gives the backbone that was trained.
         hidden_size: H of the hashed backbone.
         options: passed on: `max_length`, `dtype`, `revision`, `trust_remote_code`, ...
 
@@ -275,6 +276,8 @@ def build_backbone(model: str | Path | Backbone, *, hidden_size: int | None = No
 
         known = {key: options[key] for key in ("buckets",) if key in options}
         return HashedBackbone(hidden_size or 1, **known)
+    if (Path(name) / CARD).is_file():
+        return load_model(name, **options).backbone
     try:
         if _is_embedding_model(name, options.get("revision")):
             from rewardsmith.models.embedding import EmbeddingBackbone

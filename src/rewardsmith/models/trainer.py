@@ -1,4 +1,4 @@
-"""Training of preference models on `transformers.Trainer`, so on accelerate, FSDP and DeepSpeed too.
+"""Training of preference models on `transformers.Trainer`, in one process or several (whole copies of the model: DDP).
 
 What is ours: chosen and rejected, and pairs of one prompt, share the encoding of their prompt; every text is tokenized
 once; steps are bucketed by length and forward passes bounded by tokens; checkpoints hold no pickle; a killed run
@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -317,6 +316,10 @@ class PreferenceTrainer(Trainer):
 
     def __init__(self, model: PairNetwork, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
         super().__init__(model=model, args=args, train_dataset=pairs, data_collator=pairs.batch, **options)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "sharded training (FSDP, DeepSpeed) is not supported: start processes without it, with lora"
+            )
         self.model_accepts_loss_kwargs = True  # the loss is divided by the pairs of the whole step, not by its parts
         self.pairs = pairs
         self.remove_callback(PrinterCallback)
@@ -399,10 +402,7 @@ class PreferenceTrainer(Trainer):
             self._hits.clear()
         super().log(logs, start_time)
 
-    # Checkpoints: safetensors and JSON. Sharded engines keep their own formats.
-
-    def _own_format(self) -> bool:
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+    # Checkpoints: safetensors and JSON.
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -412,21 +412,15 @@ class PreferenceTrainer(Trainer):
         save_weights(self.model, str(folder / "model.safetensors"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self._own_format():
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_weights(self.model if model is None else model, os.path.join(resume_from_checkpoint, "model.safetensors"))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._own_format():
-            return super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             save_optimizer(self.optimizer, Path(output_dir) / "optimizer")
             state = {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"}
             (Path(output_dir) / "scheduler.json").write_text(json.dumps(state), encoding="utf-8")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self._own_format():
-            return super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             load_optimizer(self.optimizer, Path(checkpoint) / "optimizer")
             state = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
@@ -601,7 +595,7 @@ def train(
     made = kind(backbone, built, max_tokens=max_tokens)
     if resume and (finished := _finished(out, asked)):
         made = load_model(out, max_length=max_length)
-        return TrainResult(model=made, is_main_process=True, **finished)
+        return TrainResult(model=made, is_main_process=os.environ.get("RANK", "0") == "0", **finished)
     network = PairNetwork(made.network, label_smoothing=label_smoothing, centering=centering)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Path(scratch) if out is None else out / CHECKPOINTS
@@ -758,5 +752,7 @@ def _write_whole(model: RewardModel | PairwiseModel, out: Path, training: Mappin
 def _peak_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
