@@ -47,7 +47,7 @@ def regress(beta, baseline):
         pi = logps.exp()
         targets = gpo_targets(GAME, beta, baseline=baseline, weights=pi, clamp=None)
         theta = logps.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS([theta], max_iter=500, tolerance_grad=1e-14, tolerance_change=1e-16)
+        optimizer = torch.optim.LBFGS([theta], max_iter=100, tolerance_grad=1e-14, tolerance_change=1e-16)
 
         def closure(pi=pi, targets=targets, theta=theta, optimizer=optimizer, logps=logps):
             optimizer.zero_grad()

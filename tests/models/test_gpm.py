@@ -87,7 +87,7 @@ def test_margins_are_in_units_of_the_score():
 
 @pytest.mark.parametrize("options", [{"dim": 3}, {"dim": 0}, {"tau": 0.0}])
 def test_bad_options_are_refused(options):
-    with pytest.raises(ValueError, match="dim must be even|tau must be positive"):
+    with pytest.raises(ValueError, match=r"dim must be even|tau must be positive"):
         SkewHead(4, **options)
 
 
@@ -198,12 +198,13 @@ def test_config_builds_the_same_head_again():
 def test_k_candidates_are_compared_from_k_embeddings_and_survive_saving(tmp_path):
     from rewardsmith.models import load_model, train
 
-    rows = [
-        {"prompt": f"Question {i}", "chosen": f"good answer {i}", "rejected": f"bad reply {i}"} for i in range(64)
-    ]
+    rows = [{"prompt": f"Question {i}", "chosen": f"good answer {i}", "rejected": f"bad reply {i}"} for i in range(64)]
     model = train(rows, "hashed", head="gpm", output_dir=tmp_path / "m", epochs=1).model
     [matrix] = model.preference_matrix(["Question 1"], [["good answer", "bad reply", "no answer"]])
     assert matrix.shape == (3, 3)
     assert abs(matrix + matrix.T).max() < 1e-6
     loaded = load_model(tmp_path / "m")
-    assert abs(loaded.preference_matrix(["Question 1"], [["good answer", "bad reply", "no answer"]])[0] - matrix).max() < 1e-5
+    assert (
+        abs(loaded.preference_matrix(["Question 1"], [["good answer", "bad reply", "no answer"]])[0] - matrix).max()
+        < 1e-5
+    )

@@ -164,7 +164,9 @@ def ppo(
         raise ValueError("there are no prompts")
     reference = copy.deepcopy(policy) if reference is None else reference
     reference.eval().requires_grad_(False)
-    value = ValueNetwork(copy.deepcopy(policy.base_model)).to(policy.device) if value is None else value
+    if value is None:
+        with torch.random.fork_rng(devices=[]):
+            value = ValueNetwork(copy.deepcopy(policy.base_model)).to(policy.device)
     policy.eval(), value.eval()  # without dropout, ratios start at 1
     parameters = [*policy.parameters(), *value.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)

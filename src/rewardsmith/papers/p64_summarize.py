@@ -44,8 +44,8 @@ BETA = 0.05
 GAIN, RISE, FALL, KL_RATIO = 1.0, 0.5, 0.5, 2.0  # the first three in standard deviations of SFT's gold
 CLAIM = (
     f"PPO with beta = {BETA} on a reward learned from comparisons raises gold by at least {GAIN:g} standard deviation "
-    f"of SFT's, past best-of-4's; without the penalty KL is at least {KL_RATIO:g} times as large, and gold rises, peaks, "
-    f"and ends at least {FALL:g} standard deviations below SFT's while the learned reward ends above it."
+    f"of SFT's, past best-of-4's; without the penalty KL is at least {KL_RATIO:g} times as large, and gold rises, "
+    f"peaks, and ends at least {FALL:g} standard deviations below SFT's while the learned reward ends above it."
 )
 
 NEWS = ("who", "what", "where", "when", "why")
