@@ -107,7 +107,7 @@ def evaluation_report(evaluations: Any, comparison: Any = None) -> Report:
                 report.figure(
                     figures.score_distributions(scores),
                     f"Histogram of the scores of {name}, " + " and ".join(scores),
-                    name if len(names) > 1 else "",
+                    name if len(names) > 1 else "Where the two overlap, the reward cannot tell good from bad.",
                     name=f"scores-{name}",
                 )
 

@@ -26,7 +26,7 @@ from rewardsmith.report.svg import GRID, INK, MUTED, PANEL, SERIES, SEVERITY, xm
 Result = Mapping[str, Any]
 P = ParamSpec("P")
 
-WIDTH = 5.2  # inches: 374 points
+WIDTH = 4.8  # inches: 346 points, about the pixels that a phone has for it
 SMALL, TEXT = 9.3, 10.3
 MARKERS = ("o", "s", "^", "D", "v")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)))
@@ -289,7 +289,7 @@ def best_of_n_curve(results: Result | Mapping[str, Result]) -> Figure:
             start, scale = proxy[0], rise if rise > 0 else 1.0
             proxy, proxy_low, proxy_high = ((values - start) / scale for values in (proxy, proxy_low, proxy_high))
         _curve(panels[-1], n, proxy, proxy_low, proxy_high, index)
-        label = f"{_short(name, 32)}: " if name else "gold: "
+        label = f"{_short(name, 28)}: " if name else "gold: "
         if name in golden:
             gold, gold_low, gold_high = (_column(curve, key) for key in ("gold", "gold_low", "gold_high"))
             _curve(panels[0], n, gold, gold_low, gold_high, index)
@@ -477,7 +477,7 @@ def _n_axis(ax: Axes, rows: Sequence[Result]) -> None:
         return f"{round(n):,}" + ("" if is_missing(below) else f"\n{below:.2f}")
 
     ax.xaxis.set_major_formatter(FuncFormatter(label))
-    ax.set_xlabel("candidates n, and below it KL from the sampling policy (nats)")
+    ax.set_xlabel("n candidates; below it the KL that they cost (nats)")
 
 
 def _legend(figure: Figure, handles: Sequence[tuple[Line2D, str]], columns: int = 1) -> None:

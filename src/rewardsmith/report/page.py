@@ -141,7 +141,7 @@ class Report:
         return self._add(
             f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(caption or "Table")}">'
             f"<table{' data-sort' if sort and len(cells) > 2 else ''}>"
-            + (f"<caption>{_inline(caption)}</caption>" if caption else "")
+            + (f"<caption><span>{_inline(caption)}</span></caption>" if caption else "")
             + f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
@@ -337,7 +337,8 @@ def _cell(cell: Cell, *, first: bool, numeric: bool) -> str:
     )
     detail = f' <span class="interval">{_text(cell.detail)}</span>' if cell.detail else ""
     tag, scope = ("th", ' scope="row"') if first else ("td", "")
-    return f"<{tag}{scope}{_class('num' if numeric else '')}{value}>{text}{detail}</{tag}>"
+    shape = "num" if numeric else "long" if len(cell.text) > 40 and not first else ""
+    return f"<{tag}{scope}{_class(shape)}{value}>{text}{detail}</{tag}>"
 
 
 def _examples(rows: Iterable[Mapping[str, Any]], *, open_first: bool = False) -> str:
@@ -377,11 +378,9 @@ def _block(label: str, text: Any, score: Any, style: str) -> str:
 def _said(text: Any) -> str:
     """What was said: plain text as it is, messages with their roles; an empty text says so."""
     if not is_conversational(text):
-        shown = str(text)
+        shown = str(text).strip()
         return (
-            f'<div class="said" dir="auto">{_text(shown)}</div>'
-            if shown.strip()
-            else '<div class="said empty">(empty)</div>'
+            f'<div class="said" dir="auto">{_text(shown)}</div>' if shown else '<div class="said empty">(empty)</div>'
         )
     return "".join(
         f'<div class="role">{_text(message.get("role", ""))}</div>{_said(content_text(message.get("content")))}'
