@@ -327,9 +327,15 @@ def steps_to_segments(rows: Iterable[Mapping[str, Any]], *, separator: str = "\n
 
 
 def segments_to_steps(rows: Iterable[Mapping[str, Any]], *, separator: str = "\n") -> list[Row]:
-    """Segment-labelled rows as step-labelled ones: the inverse of `steps_to_segments`."""
+    """Segment-labelled rows as step-labelled ones: the inverse of `steps_to_segments`.
+
+    Raises:
+        RecordError: for a segment without a label.
+    """
     out = []
-    for row in rows:
+    for number, row in enumerate(rows):
+        if any(segment.get("label") is None for segment in row["segments"]):
+            raise RecordError("cannot become steps: every segment must have a label", row=number, column="segments")
         rest = {name: value for name, value in row.items() if name not in ("completion", "segments")}
         text, ends = as_text(row["completion"]), [segment["end"] for segment in row["segments"]]
         steps = [
