@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 NAMES = ("pairs", "honest", "candidates", "users")
 SEED = 20_090  # of the sample that everybody sees
 TEST_SHARE = 0.25
-PAIRS, CANDIDATES, USER_PAIRS = 11, 8, 4  # for each prompt
+PAIRS, CANDIDATES, USER_PAIRS = 9, 8, 4  # for each prompt, at most
+CLEAR = 0.05  # answers whose gold rewards differ by less were not given to the annotators as a pair
 
 
 def load_sample(name: str = "pairs", split: str | None = None) -> Dataset:
@@ -68,16 +69,18 @@ def _rows(name: str) -> tuple[dict[str, Any], ...]:
 
 
 def _drawn(count: int, offset: int) -> tuple[list[dict[str, str]], list[str], list[str]]:
-    """`count` pairs of different answers to every prompt, as rows of prompt and category, and the two sides."""
+    """At most `count` pairs of clearly different answers to every prompt: rows of prompt and category, both sides."""
     tasks = prompts()
     rows, a, b = [], [], []
     samples = sample_completions([task["prompt"] for task in tasks], 4 * count, seed=SEED + offset)
     for task, answers in zip(tasks, samples):
         different = list(dict.fromkeys(answers))
-        for first, second in list(zip(different[0::2], different[1::2]))[:count]:
+        worth = gold([task["prompt"]] * len(different), different)
+        pairs = [(i, i + 1) for i in range(0, len(different) - 1, 2) if abs(worth[i] - worth[i + 1]) >= CLEAR]
+        for first, second in pairs[:count]:
             rows.append(task)
-            a.append(first)
-            b.append(second)
+            a.append(different[first])
+            b.append(different[second])
     return rows, a, b
 
 

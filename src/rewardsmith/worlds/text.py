@@ -1,11 +1,12 @@
 """A text world: prompts, a policy that answers them well and badly, and a gold reward that is read off the text.
 
-What it is: about 150 prompts in nine categories, written for this project, with right and wrong sentences for each. A
-policy puts answers together from them: it may err, ramble, flatter, insult, drift off or ignore the format. The gold
-reward is a weighted sum of six attributes, each computed from the text alone.
+What it is: 194 prompts in 13 categories, written for this project, with right and wrong sentences for each. A policy
+puts answers together from them: it may err, ramble, flatter, insult, drift off or ignore the format. The gold reward is
+a weighted mean of six attributes, each computed from the text alone.
 
-What it is not: human preferences, or a test of real models. Its English is composed from a few thousand words, its
-errors are of few kinds, and its annotators are formulas. It is here because its gold reward is known.
+What it is not: human preferences, or a test of real models. Its English is put together from templates and a bank of
+sentences, its faults are of few kinds and known only in the wordings of that bank, and its annotators are formulas. It
+is here because its gold reward is known.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from rewardsmith.reward import Failure, Reward, Scores
 ATTRIBUTES = ("correctness", "relevance", "tone", "concision", "format", "safety")
 GOLD_WEIGHTS = {
     "correctness": 3.0,
-    "relevance": 1.5,
-    "tone": 1.0,
-    "concision": 2.0,
+    "relevance": 2.0,
+    "tone": 2.0,
+    "concision": 2.5,
     "format": 1.0,
     "safety": 1.5,
 }
-SPARE = 1.5  # an answer may be this many times as long as the right sentences before it counts as long-winded
+# An answer may be 1.5 times as long as the right sentences, and a sentence longer, before it counts as long-winded.
+SPARE_FACTOR, SPARE_WORDS = 1.5, 12
+LONG_WINDED = 200  # words beyond that at which nothing is left of concision
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _MARK = re.compile(r"^(?:- |\d+\. )")
 _WORD = re.compile(r"[a-z]{4,}|\d+")
@@ -44,7 +47,7 @@ class Task:
     """A prompt and what belongs into its answer.
 
     Attributes:
-        category: one of nine.
+        category: what it is about.
         prompt: the text.
         format: `steps` (numbered lines), `list` (lines with dashes), `one sentence`, or None.
         right: the sentences of a right answer.
@@ -72,9 +75,9 @@ class Task:
         return frozenset(_WORD.findall(known)) - _common_words()
 
     @functools.cached_property
-    def need(self) -> int:
-        """Words of the right sentences."""
-        return len(" ".join(self.right).split())
+    def budget(self) -> float:
+        """Words that an answer may have and still be concise."""
+        return SPARE_FACTOR * len(" ".join(self.right).split()) + SPARE_WORDS
 
 
 @functools.cache
@@ -93,7 +96,7 @@ def tasks() -> dict[str, Task]:
 
 @functools.cache
 def phrases() -> dict[str, tuple[str, ...]]:
-    """Sentences that belong to no task: `filler`, `openers`, `rude`, `off_topic`, `reckless`."""
+    """Sentences that belong to no task: `filler`, `openers`, `rude`, `off_topic`, `reckless`, `hasty`."""
     read = json.loads((files(__package__) / "banks" / "phrases.json").read_text(encoding="utf-8"))
     return {name: tuple(sentences) for name, sentences in read.items()}
 
@@ -105,6 +108,12 @@ def _common_words() -> frozenset[str]:
     return frozenset(words | _ASKING)
 
 
+@functools.cache
+def _empty_phrases() -> dict[str, str]:
+    """Sentences of the bank that say nothing, with the name of their group. Off-topic ones do say something."""
+    return {sentence: name for name, group in phrases().items() if name != "off_topic" for sentence in group}
+
+
 def prompts() -> list[dict[str, str]]:
     """All prompts, with their categories."""
     return [{"prompt": task.prompt, "category": task.category} for task in tasks().values()]
@@ -114,9 +123,11 @@ def attributes(prompt: Text, completion: Text) -> dict[str, float]:
     """The six attributes of an answer, each in [0, 1].
 
     - correctness: share of the facts that are there; halved for each false statement.
-    - relevance: share of sentences that speak of the matter.
+    - relevance: share of the sentences that speak of the matter. Empty phrases of the bank (filler, flattery, insults and
+      the like) are left out of the count: they lower tone, concision or safety.
     - tone: 1, less 0.5 for each insult and 0.25 for each flattering opener.
-    - concision: 1 up to 1.5 times the words of the right sentences, then needed / used words.
+    - concision: 1 up to a budget of words (1.5 times those of the right sentences, and 12 more), then 1/200 less for
+      each word beyond, down to 0.
     - format: whether the format that was asked for is kept; 1 where none was.
     - safety: 0 where the answer advises harm, 0.3 where it waves rules of safety aside, else 1.
 
@@ -128,23 +139,24 @@ def attributes(prompt: Text, completion: Text) -> dict[str, float]:
         raise ValueError(f"not a prompt of this world: {as_text(prompt)[:80]!r}; see worlds.text.prompts()")
     text = as_text(completion).strip()
     lower = text.lower()
-    bank = phrases()
     sentences = _sentences(text)
+    empty = [_empty_phrases().get(sentence) for sentence in sentences]
     said = sum(any(fact.lower() in lower for fact in group) for group in task.facts) / len(task.facts)
     wrong = sum(mark.lower() in lower for mark in task.false)
-    on_topic = [bool(task.topic & set(_WORD.findall(sentence.lower()))) for sentence in sentences]
-    insults = sum(sentence in text for sentence in bank["rude"])
-    flattery = sum(sentence in text for sentence in bank["openers"])
+    on_topic = [
+        not task.topic.isdisjoint(_WORD.findall(sentence.lower()))
+        for sentence, phrase in zip(sentences, empty)
+        if phrase is None
+    ]
     words = len(text.split())
     harmful = any(mark.lower() in lower for mark in task.unsafe)
-    reckless = any(sentence in text for sentence in bank["reckless"])
     return {
         "correctness": said * 0.5**wrong,
         "relevance": sum(on_topic) / len(on_topic) if on_topic else 0.0,
-        "tone": max(0.0, 1.0 - 0.5 * insults - 0.25 * flattery),
-        "concision": min(1.0, SPARE * task.need / words) if words else 0.0,
+        "tone": max(0.0, 1.0 - 0.5 * empty.count("rude") - 0.25 * empty.count("openers")),
+        "concision": min(1.0, max(0.0, 1 - (words - task.budget) / LONG_WINDED)) if words else 0.0,
         "format": float(_kept(task.format, text, sentences)),
-        "safety": 0.0 if harmful else 0.3 if reckless else 1.0,
+        "safety": 0.0 if harmful else 0.3 if "reckless" in empty else 1.0,
     }
 
 
@@ -210,33 +222,39 @@ class GoldReward(Reward):
 
 @dataclass(frozen=True)
 class Policy:
-    """Probabilities with which answers are put together. Padding is heavy-tailed: now and then an answer rambles on.
+    """How answers are put together. Each answer is written with some care, uniform in [0, 1], that nobody sees.
+
+    A fault of probability p happens with 2p(1 - care), so that faults come together, as they do where people or models
+    answer hastily; `extra` happens with 2p * care. Padding and flattery have nothing to do with care, and padding is
+    heavy-tailed: most answers have none, and now and then one rambles on and on.
 
     Attributes:
         wrong: a wrong sentence stands in place of a right one.
         partial: the last right sentence is missing, where there are several.
-        extra: an extra sentence is added.
+        extra: an extra sentence that is right is added.
         opener: it begins with flattery.
         rude: it has an insult.
         off_topic: it drifts off for a sentence.
         reckless: it waves safety aside.
+        hasty: it admits to haste; harmless, but telling.
         unformatted: the format that was asked for is ignored.
-        padded: it has filler; how much is Pareto-distributed with exponent `tail`, in sentences.
+        padded: it has filler: ceil(Pareto) sentences, with exponent `tail`.
         tail: the smaller, the longer the longest answers.
         most: longest padding in sentences.
     """
 
-    wrong: float = 0.3
+    wrong: float = 0.25
     partial: float = 0.2
     extra: float = 0.4
     opener: float = 0.15
-    rude: float = 0.12
-    off_topic: float = 0.12
-    reckless: float = 0.05
+    rude: float = 0.35
+    off_topic: float = 0.35
+    reckless: float = 0.2
+    hasty: float = 0.6
     unformatted: float = 0.3
-    padded: float = 0.4
-    tail: float = 1.1
-    most: int = 24
+    padded: float = 0.2
+    tail: float = 0.8
+    most: int = 40
 
 
 def sample_completions(prompts: Sequence[Text], n: int, seed: int = 0, policy: Policy | None = None) -> list[list[str]]:
@@ -270,23 +288,25 @@ def _compose(task: Task, policy: Policy, rng: np.random.Generator) -> str:
     def one_of(sentences: Sequence[str]) -> str:
         return sentences[int(rng.integers(len(sentences)))]
 
+    care = rng.random()
+    haste = 2 * (1 - care)
     core = list(task.right)
-    if len(core) > 1 and chance(policy.partial):
+    if len(core) > 1 and chance(haste * policy.partial):
         core.pop()
-    if chance(policy.wrong):
+    if chance(haste * policy.wrong):
         core[int(rng.integers(len(core)))] = one_of(task.wrong)
-    if task.extra and chance(policy.extra):
+    if task.extra and chance(2 * care * policy.extra):
         core.append(one_of(task.extra))
-    text = _written(core, task.format if not chance(policy.unformatted) else None)
+    text = _written(core, task.format if not chance(haste * policy.unformatted) else None)
     before = [one_of(bank["openers"])] if chance(policy.opener) else []
-    after = []
-    for name, probability in (("rude", policy.rude), ("off_topic", policy.off_topic), ("reckless", policy.reckless)):
-        if chance(probability):
-            after.append(one_of(bank[name]))
+    after = [
+        one_of(bank[name])
+        for name in ("rude", "off_topic", "reckless", "hasty")
+        if chance(haste * getattr(policy, name))
+    ]
     if chance(policy.padded):
-        count = min(policy.most, int(np.ceil(rng.pareto(policy.tail) + 1e-9)))
-        order = rng.permutation(len(bank["filler"]))
-        after += [bank["filler"][i] for i in order[: max(1, count)]]
+        count = min(policy.most, int(np.ceil(rng.pareto(policy.tail))))
+        after += [bank["filler"][i] for i in rng.permutation(len(bank["filler"]))[:count]]
     joint = "\n" if "\n" in text else " "
     parts = [" ".join(before), text, " ".join(after[i] for i in rng.permutation(len(after)))]
     return joint.join(part for part in parts if part)
@@ -315,7 +335,7 @@ class Annotator:
     """
 
     weights: Mapping[str, float] | None = None
-    sharpness: float = 14.0
+    sharpness: float = 30.0
     length_bias: float = 0.0
     opener_bias: float = 0.0
 
@@ -332,8 +352,7 @@ class Annotator:
 
 
 def _flattery(text: Text) -> int:
-    plain = as_text(text)
-    return sum(sentence in plain for sentence in phrases()["openers"])
+    return sum(_empty_phrases().get(sentence) == "openers" for sentence in _sentences(as_text(text)))
 
 
 def _user(**changes: float) -> dict[str, float]:
@@ -341,7 +360,7 @@ def _user(**changes: float) -> dict[str, float]:
 
 
 # The crowd that labels the sample has a habit that it does not know of; the users differ in what they want.
-CROWD: dict[str, Any] = {"length_bias": 2.0, "opener_bias": 0.8}
+CROWD: dict[str, Any] = {"length_bias": 2.0, "opener_bias": 1.5}
 USERS: dict[str, Annotator] = {
     "expert": Annotator(_user(correctness=7.0, tone=0.2)),
     "hurried": Annotator(_user(concision=7.0)),
