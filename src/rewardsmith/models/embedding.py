@@ -42,6 +42,7 @@ class EmbeddingBackbone(Backbone):
     """
 
     trainable = False
+    anchor: torch.Tensor
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class HashedBackbone(Backbone):
 
     name = "hashed"
     trainable = True
+    factor: torch.Tensor
 
     def __init__(self, hidden_size: int = 1, buckets: int = 2**18) -> None:
         super().__init__()

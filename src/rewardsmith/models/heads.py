@@ -37,7 +37,7 @@ class Head(nn.Module, ABC):
     @classmethod
     def build(cls, backbone: Backbone, **config: Any) -> Self:
         """The head for a backbone: by default `cls(backbone.hidden_size, **config)`."""
-        return cls(backbone.hidden_size, **config)  # type: ignore[call-arg]
+        return cls(backbone.hidden_size, **config)
 
     @abstractmethod
     def preference(

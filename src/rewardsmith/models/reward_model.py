@@ -228,7 +228,7 @@ class PairwiseModel(_NetworkModel, PreferenceModel):
         rows = np.repeat(np.arange(len(prompts)), [len(group) for group in candidates])
         starts = np.concatenate([[0], np.cumsum([len(group) for group in candidates])])
         hidden, failures, _ = self.network.hidden(
-            [prompts[i] for i in rows], [text for group in candidates for text in group]
+            [prompts[int(i)] for i in rows], [text for group in candidates for text in group]
         )
         inputs, failed = self.network.head_inputs(prompts, columns)
         i, j = (
@@ -238,7 +238,7 @@ class PairwiseModel(_NetworkModel, PreferenceModel):
             for axis in (0, 1)
         )
         prompt_of = rows[i]
-        pairs = {
+        pairs: dict[str, Any] = {
             name: value[torch.from_numpy(prompt_of)] if torch.is_tensor(value) else [value[p] for p in prompt_of]
             for name, value in inputs.items()
         }
@@ -329,7 +329,12 @@ def load_model(
     Raises:
         ValueError: where nothing is found, or the folder is not what it should be.
     """
-    options = {"max_length": max_length, "dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {
+        "max_length": max_length,
+        "dtype": dtype,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }
     folder = Path(path_or_id)
     card_file = folder / CARD
     device = "cuda" if torch.cuda.is_available() else "cpu"

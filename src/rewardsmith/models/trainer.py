@@ -312,6 +312,9 @@ class PreferenceTrainer(Trainer):
     does not matter.
     """
 
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
     model_accepts_loss_kwargs: bool
 
     def __init__(self, model: PairNetwork, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
@@ -405,7 +408,7 @@ class PreferenceTrainer(Trainer):
     # Checkpoints: safetensors and JSON.
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -557,7 +560,7 @@ def train(
     set_seed(seed)
     options = dict(model_options or {})
     width = TABLE_WIDTH.get(head if isinstance(head, str) else "", 16)
-    backbone = build_backbone(model, hidden_size=width, max_length=max_length, **options)
+    backbone: Any = build_backbone(model, hidden_size=width, max_length=max_length, **options)
     if lora:
         if not hasattr(backbone, "add_lora"):
             raise ValueError(f"lora needs a transformer, not {backbone.name!r}")
@@ -574,7 +577,7 @@ def train(
     if hasattr(backbone, "fit"):
         backbone.fit([*pairs.chosen, *pairs.rejected])
     recipe = RECIPES[_kind(backbone, lora)]
-    asked = {
+    asked: dict[str, Any] = {
         "model": backbone.name,
         "head": type(built).__name__,
         "epochs": recipe.epochs if epochs is None else epochs,
@@ -593,7 +596,7 @@ def train(
 
     kind = RewardModel if built.scalar else PairwiseModel
     made = kind(backbone, built, max_tokens=max_tokens)
-    if resume and (finished := _finished(out, asked)):
+    if resume and out is not None and (finished := _finished(out, asked)):
         made = load_model(out, max_length=max_length)
         return TrainResult(model=made, is_main_process=os.environ.get("RANK", "0") == "0", **finished)
     network = PairNetwork(made.network, label_smoothing=label_smoothing, centering=centering)
