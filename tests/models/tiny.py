@@ -79,7 +79,7 @@ def tiny_tokenizer(style: str = "llama", *, pad: bool = True) -> PreTrainedToken
     """A byte-level BPE tokenizer of 384 tokens, with the special tokens of a family.
 
     Args:
-        style: `llama` (adds BOS), `gpt2` (adds nothing; one special token, which is BOS and EOS), `bert` ([CLS], [SEP]).
+        style: `llama` (adds BOS), `gpt2` (adds nothing; BOS and EOS are one token), `bert` (adds [CLS] and [SEP]).
         pad: whether it has a padding token (`gpt2` never has one).
     """
     special = ("<pad>", "<s>", "</s>", "<unk>")
@@ -109,14 +109,14 @@ def tiny_backbone(
     """A backbone of one family with random weights, in evaluation mode, without dropout.
 
     Args:
-        family: a key of `DECODERS` or `ENCODERS`.
+        family: a key of `DECODERS` or `ENCODERS`, or any other model type with all of its config.
         config: what to change in the family's config.
     """
     if tokenizer is None:
         tokenizer = tiny_tokenizer("bert" if family in ENCODERS else "gpt2" if family == "gpt2" else "llama")
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": tokenizer.pad_token_id, "cls_token_id": 1}
     ids["sep_token_id"] = 2
-    options = {**(DECODERS.get(family) or ENCODERS[family]), **ids, "num_labels": 1, **config}
+    options = {**DECODERS.get(family, {}), **ENCODERS.get(family, {}), **ids, "num_labels": 1, **config}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(

@@ -12,7 +12,7 @@ import hashlib
 import math
 import threading
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -33,6 +33,15 @@ WINDOWS = (
     "window_size",
     "attention_window",
     "original_max_position_embeddings",
+)
+
+# What the layouts are tried on: two groups of rows, which share 9 and 4 tokens.
+SELF_TEST_ROWS = (
+    (5, 12, 19, 26, 33, 0, 7, 14, 21, 11),
+    (5, 12, 19, 26, 33, 0, 7, 14, 21, 13, 5, 3, 2),
+    (8, 15, 22, 29, 3, 2, 4),
+    (8, 15, 22, 29, 5),
+    (8, 15, 22, 29, 6, 7, 8, 9, 10, 11),
 )
 
 
@@ -79,7 +88,7 @@ class TransformerBackbone(Backbone):
         self.linear.register_forward_pre_hook(_remember)
         self.hidden_size = self.linear.in_features
         with torch.no_grad(), _evaluating(model):
-            probe = torch.tensor([[0, 1]], device=model.device)
+            probe = torch.tensor([[0, self._end]], device=model.device)
             self.reads_last_token = self._states(input_ids=probe, attention_mask=torch.ones_like(probe)).ndim == 3
         self.max_length = max_length or _length_limit(model, tokenizer)
         self.encoder = TextEncoder(
@@ -177,6 +186,13 @@ class TransformerBackbone(Backbone):
         return hidden[torch.tensor([place[index] for index in of_item], device=hidden.device)]
 
     @property
+    def _end(self) -> int:
+        """A token to end a text with: encoder-decoders are read at their EOS."""
+        end = self.model.config.get_text_config().eos_token_id
+        end = end[0] if isinstance(end, list) else end
+        return end if end is not None else self.tokenizer.sep_token_id or 1
+
+    @property
     def _window(self) -> float:
         """The longest row in which every token sees all before it, as masks and caches of shared prompts take it."""
         config = self.model.config.get_text_config()
@@ -207,20 +223,26 @@ class TransformerBackbone(Backbone):
             return self._block_mask(batch.groups, rows)
         return self._prefix_cache(batch, rows)
 
-    def _separate(self, rows: Sequence[Sequence[int]], causal: bool | None = None) -> torch.Tensor:
-        """Right-padded rows, one per sequence.
+    def _separate(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Right-padded rows, one per sequence; in a model that padding disturbs, rows of one length at a time."""
+        refused = self._check_layouts()
+        if "padding" not in refused:
+            return self._right_padded(rows, masked=not self.reads_last_token or "causal" in refused)
+        by_length: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(index)
+        hidden = [self._right_padded([rows[i] for i in alike], masked=True) for alike in by_length.values()]
+        order = torch.tensor([index for alike in by_length.values() for index in alike])
+        return torch.cat(hidden)[order.argsort().to(hidden[0].device)]
 
-        In a causal model no token sees the padding behind it, and without a mask attention is quicker. `causal` is
-        what the self-test found, unless given.
-        """
+    def _right_padded(self, rows: Sequence[Sequence[int]], masked: bool) -> torch.Tensor:
+        """In a causal model no token sees the padding behind it: attention is quicker where that is not masked."""
         ids, mask = self._pad(rows)
-        last = mask.sum(1) - 1
-        if causal if causal is not None else "causal" not in (self._refusals or {"causal": ""}):
-            mask = torch.ones_like(mask)
+        seen = mask if masked else torch.ones_like(mask)
         if not self.reads_last_token:
-            return self._states(input_ids=ids, attention_mask=mask)
-        states = self._states(input_ids=ids, attention_mask=mask, use_cache=False)
-        return states[torch.arange(len(rows), device=ids.device), last]
+            return self._states(input_ids=ids, attention_mask=seen)
+        states = self._states(input_ids=ids, attention_mask=seen, use_cache=False)
+        return states[torch.arange(len(rows), device=ids.device), mask.sum(1) - 1]
 
     def _block_mask(self, groups: Sequence[Group], rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """One sequence per group: its prefix, then each row's own tokens, which see the prefix and themselves."""
@@ -287,45 +309,48 @@ class TransformerBackbone(Backbone):
         return mask.masked_fill_(~sees, torch.finfo(mask.dtype).min)[:, None]
 
     def _check_layouts(self) -> dict[str, str]:
-        """What this model cannot take, each with the reason: found once, by comparing with rows alone."""
+        """What this model cannot take, each with the reason: found once, by comparing with rows alone.
+
+        Returns:
+            Any of `block_mask`, `prefix_cache`, `causal` (padding left unmasked) and `padding` (padding at all).
+        """
         if self._refusals is not None:
             return self._refusals
-        if self.model.config._attn_implementation not in ("sdpa", "eager"):
-            why = f"{self.model.config._attn_implementation} attention takes no mask of blocks"
-            self._refusals = {"causal": why, "block_mask": why, "prefix_cache": why}
-            return self._refusals
-        vocabulary = int(self.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-        texts = [[(7 * i + 3 * j + 5) % vocabulary for i in range(9)] for j in (0, 1)]  # two prompts, in full
-        rows = [texts[0] + [11 % vocabulary], texts[0] + [13 % vocabulary, 5, 3, 2], texts[1][:4] + [3, 2, 4]]
-        rows += [texts[1][:4] + [5], texts[1][:4] + [6, 7, 8, 9, 10, 11]]
-        groups = (Group((0, 1), 9), Group((2, 3, 4), 4))
-        parts = (((0, (1,)), (1, (4,))), ((1, (2, 3)), (0, (0,))))
-        trials = {
-            "causal": lambda: self._separate(rows, causal=True),
-            "block_mask": lambda: self._block_mask(groups, rows),
-            "prefix_cache": lambda: self._prefix_cache(Pass("prefix_cache", groups, parts), rows),
-        }
-        order = {"prefix_cache": [1, 4, 2, 3, 0]}
-        tolerance = 1e-4 if self.model.dtype in (torch.float32, torch.float64) else 5e-2
+        special, end = set(self.tokenizer.all_special_ids), self._end
+        plain = [i for i in range(len(self.tokenizer)) if i not in special][:40]
+        rows = [[plain[i % len(plain)] for i in row] + [end] for row in SELF_TEST_ROWS]
+        groups, parts = (Group((0, 1), 9), Group((2, 3, 4), 4)), (((0, (1,)), (1, (4,))), ((1, (2, 3)), (0, (0,))))
+        trials: dict[str, Callable[[], torch.Tensor]] = {"padding": lambda: self._right_padded(rows, masked=True)}
         refusals: dict[str, str] = {}
-        device = self.model.device.type
-        with torch.no_grad(), _evaluating(self.model), torch.autocast(device, enabled=False):
-            alone = torch.cat([self._separate([row], causal=False) for row in rows])
-            for layout, trial in trials.items():
+        if self.reads_last_token:
+            trials["causal"] = lambda: self._right_padded(rows, masked=False)
+            attention = self.model.config._attn_implementation
+            if attention in ("sdpa", "eager"):
+                trials["block_mask"] = lambda: self._block_mask(groups, rows)
+                trials["prefix_cache"] = lambda: self._prefix_cache(Pass("prefix_cache", groups, parts), rows)
+            else:
+                refusals = dict.fromkeys(("block_mask", "prefix_cache"), f"{attention} attention takes no such mask")
+        elif self.layout in ("block_mask", "prefix_cache"):
+            refusals[self.layout] = "the model reads a whole row at once, so no prompt can be encoded before it"
+        order = {"prefix_cache": [1, 4, 2, 3, 0]}  # in which a trial's rows come out
+        tolerance = 1e-4 if self.model.dtype in (torch.float32, torch.float64) else 5e-2
+        with torch.no_grad(), _evaluating(self.model), torch.autocast(self.model.device.type, enabled=False):
+            alone = torch.cat([self._right_padded([row], masked=True) for row in rows])
+            for name, trial in trials.items():
                 try:
-                    wanted = alone[order.get(layout, [0, 1, 2, 3, 4])]
+                    wanted = alone[order.get(name, [0, 1, 2, 3, 4])]
                     error = ((trial() - wanted).abs().max() / wanted.abs().max()).item()
                     if not error <= tolerance:
-                        refusals[layout] = f"hidden states differ by {error:.1e} from rows encoded alone"
-                except Exception as error:  # whatever a model raises, it means that it cannot take the layout
-                    refusals[layout] = f"{type(error).__name__}: {error}".splitlines()[0]
+                        refusals[name] = f"hidden states differ by {error:.1e} from rows encoded alone"
+                except Exception as error:  # whatever a model raises, it means that it cannot take this
+                    refusals[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         self._refusals = refusals
-        missed = {
-            layout: why for layout, why in refusals.items() if layout in LAYOUTS and self.layout in ("auto", layout)
-        }
+        asked = {"padding", *(LAYOUTS if self.layout == "auto" else [self.layout])}
+        missed = [f"{name}: {why}" for name, why in refusals.items() if name in asked]
         if missed:
-            listed = "; ".join(f"{layout}: {why}" for layout, why in missed.items())
-            warnings.warn(f"{self.name} cannot share prompts in every layout, others are used ({listed})", stacklevel=3)
+            warnings.warn(
+                f"{self.name} cannot encode rows in every way, others are used ({'; '.join(missed)})", stacklevel=3
+            )
         return refusals
 
     def add_lora(self, **options: Any) -> None:
@@ -365,7 +390,6 @@ class TransformerBackbone(Backbone):
         is now; `layouts` those that rows of one prompt may take, and `fallbacks` why others may not.
         """
         config = self.model.config
-        refused = self._check_layouts() if self.reads_last_token else {}
         return {
             "kind": "transformer",
             "name": self.name,
@@ -377,7 +401,7 @@ class TransformerBackbone(Backbone):
             "attention": config._attn_implementation,
             "max_length": self.max_length,
             "layout": self.layout,
-            "fallbacks": refused,
+            "fallbacks": self._check_layouts(),
             "transformers": transformers.__version__,
             "torch": str(torch.__version__),
         }
