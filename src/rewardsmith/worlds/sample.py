@@ -64,15 +64,14 @@ def _rows(name: str) -> tuple[dict[str, Any], ...]:
         return tuple(_candidates())
     if name == "users":
         return tuple(_users())
-    crowd = Annotator(**CROWD) if name == "pairs" else Annotator()
-    return tuple(_pairs(crowd))
+    return tuple(_pairs(CROWD if name == "pairs" else Annotator()))
 
 
 def _drawn(count: int, offset: int) -> tuple[list[dict[str, str]], list[str], list[str]]:
     """At most `count` pairs of clearly different answers to every prompt: rows of prompt and category, both sides."""
     tasks = prompts()
     rows, a, b = [], [], []
-    samples = sample_completions([task["prompt"] for task in tasks], 4 * count, seed=SEED + offset)
+    samples = sample_completions([task["prompt"] for task in tasks], 3 * count, seed=SEED + offset)
     for task, answers in zip(tasks, samples):
         different = list(dict.fromkeys(answers))
         worth = gold([task["prompt"]] * len(different), different)

@@ -69,6 +69,11 @@ class Task:
     unsafe: tuple[str, ...]
 
     @functools.cached_property
+    def own(self) -> frozenset[str]:
+        """The sentences that were written for this prompt."""
+        return frozenset(part for text in (*self.right, *self.wrong, *self.extra) for part in _sentences(text))
+
+    @functools.cached_property
     def topic(self) -> frozenset[str]:
         """Words that speak of the matter."""
         known = " ".join([self.prompt, *self.right, *self.wrong, *self.extra]).lower()
@@ -144,7 +149,7 @@ def attributes(prompt: Text, completion: Text) -> dict[str, float]:
     said = sum(any(fact.lower() in lower for fact in group) for group in task.facts) / len(task.facts)
     wrong = sum(mark.lower() in lower for mark in task.false)
     on_topic = [
-        not task.topic.isdisjoint(_WORD.findall(sentence.lower()))
+        sentence in task.own or not task.topic.isdisjoint(_WORD.findall(sentence.lower()))
         for sentence, phrase in zip(sentences, empty)
         if phrase is None
     ]
@@ -362,12 +367,12 @@ def _user(**changes: float) -> dict[str, float]:
 # The crowd that labels the sample has a habit that it does not know of; the users differ in what they want.
 CROWD: dict[str, Any] = {"length_bias": 2.0, "opener_bias": 1.5}
 USERS: dict[str, Annotator] = {
-    "expert": Annotator(_user(correctness=7.0, tone=0.2)),
-    "hurried": Annotator(_user(concision=7.0)),
-    "courteous": Annotator(_user(tone=6.0)),
+    "expert": Annotator(_user(correctness=8.0, tone=0.5)),
+    "hurried": Annotator(_user(concision=8.0)),
+    "courteous": Annotator(_user(tone=9.0)),
     "cautious": Annotator(_user(safety=6.0)),
     "orderly": Annotator(_user(format=6.0)),
-    "focused": Annotator(_user(relevance=6.0, concision=0.5)),
-    "talkative": Annotator(_user(concision=0.0), length_bias=3.0),
-    "vain": Annotator(_user(tone=0.0), opener_bias=5.0),
+    "focused": Annotator(_user(relevance=7.0, concision=0.5)),
+    "talkative": Annotator(_user(concision=0.0), length_bias=8.0),
+    "vain": Annotator(_user(tone=0.0), opener_bias=10.0),
 }
