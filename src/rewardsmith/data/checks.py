@@ -6,6 +6,7 @@ was wrong and a sentence for the error.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Problem = tuple[str, str]  # a word to count by, and what to tell the user
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+READ = {
+    name: frozenset((*kind.required, *kind.optional)) for name, kind in KINDS.items()
+}  # columns that rules apply to
 
 
 @dataclass
@@ -78,7 +82,7 @@ def check(
     if on_bad not in ("raise", "skip"):
         raise ValueError(f"on_bad must be 'raise' or 'skip', not {on_bad!r}")
     read = [dict(row) for row in rows]
-    columns = list(dict.fromkeys(name for row in read for name in row))
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(read)))
     if not read:
         raise ValueError("there are no rows: the data is empty")
     kind = kind_of(columns) if kind is None else kind
@@ -117,9 +121,8 @@ def row_problem(row: Mapping[str, Any], kind: str, folder: Path | None = None) -
     for name in KINDS[kind].required:
         if row.get(name) is None:
             return name, "missing", f"is missing; {kind} data has {', '.join(KINDS[kind].required)}"
-    read = {*KINDS[kind].required, *KINDS[kind].optional}
     for name, value in row.items():
-        if value is None or name not in read:
+        if value is None or name not in READ[kind]:
             continue
         found = _images(value, folder) if name == "images" else RULES.get(name, _anything)(value)
         if found is not None:

@@ -65,7 +65,7 @@ def load_data(
     if repeated := sum(row is not None for row in shortened):
         notes["rows whose completions repeated the prompt"] = repeated
         rows = [row if short is None else short for row, short in zip(rows, shortened)]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     found = _kind_for(columns, kind)
     kept, report = check(rows, found, on_bad=on_bad, folder=folder)
     if kind is not None and found != kind and (found, kind) in PATHS:
@@ -97,7 +97,7 @@ def _kind_for(columns: Sequence[str], kind: str | None) -> str:
 
 def _converted(rows: list[Row], on_bad: str) -> tuple[list[Row], dict[str, int], list[tuple[str, str, str]]]:
     """Rows of a public layout as our columns; the rows that could not be converted are listed."""
-    layout = recognize(dict.fromkeys(name for row in rows for name in row))
+    layout = recognize(dict.fromkeys(itertools.chain.from_iterable(rows)))
     if layout is None:
         return rows, {}, []
     name, convert = layout
