@@ -80,7 +80,7 @@ def sample(
     """One completion for each of B prompts, sampled from the policy itself (temperature 1, no top-k or top-p)."""
     encoded = tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt").to(policy.device)
     prompt_ids, prompt_mask = encoded["input_ids"], encoded["attention_mask"]
-    ids = policy.generate(
+    ids = policy.generate(  # type: ignore[operator]
         input_ids=prompt_ids,
         attention_mask=prompt_mask,
         do_sample=True,
@@ -166,7 +166,7 @@ def ppo(
     reference.eval().requires_grad_(False)
     if value is None:
         with torch.random.fork_rng(devices=[]):
-            value = ValueNetwork(copy.deepcopy(policy.base_model)).to(policy.device)
+            value = ValueNetwork(copy.deepcopy(policy.base_model)).to(policy.device)  # type: ignore[arg-type]
     policy.eval(), value.eval()  # without dropout, ratios start at 1
     parameters = [*policy.parameters(), *value.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)

@@ -152,7 +152,7 @@ def exploitability(model: PreferenceModel, sets: dict[str, list[Any]], wins: np.
 
 def run(seed: int, ablate: bool, scale: str) -> Outcome:
     draws = 5 if scale == "small" else 40
-    rows = []
+    rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(seed)
     topics = [str(topic) for topic in rng.permutation(TOPICS)]
     train_sets, test_sets = candidate_sets(rng, topics[:18], draws), candidate_sets(rng, topics[18:], 4)

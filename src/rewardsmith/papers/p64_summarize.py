@@ -81,8 +81,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def config(words: PreTrainedTokenizerFast, scale: str, **options: Any) -> GPT2Config:
     """One layer of 32; two of 64 in the long version."""
     width, layers = (32, 1) if scale == "small" else (64, 2)
-    ids = {"pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id}
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    ids: dict[str, Any] = {
+        "pad_token_id": words.pad_token_id,
+        "eos_token_id": words.eos_token_id,
+        "bos_token_id": words.bos_token_id,
+    }
+    no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPT2Config(
         vocab_size=len(words), n_embd=width, n_layer=layers, n_head=2, n_positions=32, **ids, **no_dropout, **options
     )
