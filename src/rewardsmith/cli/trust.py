@@ -300,6 +300,7 @@ def _save(report: Any, result: dict[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     report.save(folder / "report.html")
+    report.save_figures(folder)
     (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
