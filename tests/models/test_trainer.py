@@ -53,6 +53,7 @@ def test_every_backbone_learns_what_separates_the_pairs(backbone):
     result = train(rows(96), backbone if backbone == "hashed" else backbone(), eval_data=rows(40, seed=1), **options)
     losses = [row["loss"] for row in result.history if "loss" in row]
     held_out = [row for row in result.history if "eval_loss" in row]
+    assert all("loss" in row for row in result.history)
     assert losses[-1] < 0.5 * losses[0]
     assert len(held_out) == result.options["epochs"]
     assert held_out[-1]["eval_accuracy"] >= 0.95

@@ -146,7 +146,7 @@ class _NetworkModel:
             save_file(weights, folder / "head.safetensors")
         card = {
             "format": 1,
-            "backbone": BACKBONES[type(self.backbone).__name__],
+            "backbone": BACKBONES.get(type(self.backbone).__name__, type(self.backbone).__name__),
             "head": {"class": head_path(self.head), "config": self.head.config()},
             "fingerprint": self.fingerprint(),
             "training": dict(training or {}),

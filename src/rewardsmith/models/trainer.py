@@ -474,6 +474,7 @@ class _HeldOut(TrainerCallback):
         state.log_history.append(
             {"epoch": state.epoch, "step": state.global_step, "eval_loss": loss, "eval_accuracy": hit}
         )
+        control.should_log = True  # so that the training loss of this step is there too
 
 
 @torch.no_grad()
@@ -641,7 +642,7 @@ def train(
         start = time.perf_counter()
         outcome = trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.perf_counter() - start
-        history = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
+        history = _by_step(trainer.state.log_history)
         steps = outcome.global_step - (0 if last is None else int(last.name.rpartition("-")[2]))
         done = (
             steps
@@ -694,6 +695,15 @@ def _logging_steps(pairs: int, asked: Mapping[str, Any]) -> int:
     """About 50 entries of history."""
     steps = asked["epochs"] * pairs / (asked["batch_size"] * asked["gradient_accumulation_steps"])
     return max(1, round(steps / 50))
+
+
+def _by_step(log: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """One entry per logged step, with training and held-out figures together."""
+    history: dict[float, dict[str, float]] = {}
+    for row in log:
+        if "loss" in row or "eval_loss" in row:
+            history.setdefault(row["step"], {}).update(row)
+    return list(history.values())
 
 
 def _data_hash(records: Any) -> str:
