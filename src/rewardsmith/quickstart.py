@@ -1,7 +1,7 @@
 """The main job on the embedded sample: train rewards, test them, use them, and write the report of what happened.
 
-Every step is a public function that takes real data and real models in the same way. Gold rewards are known here because
-the sample comes from a small world; they are used to judge, never to train or to choose.
+Every step is a public function that takes real data and real models in the same way. Gold rewards are known here
+because the sample comes from a small world; they are used to judge, never to train or to choose.
 """
 
 from __future__ import annotations
@@ -121,13 +121,12 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     flaws = [finding for finding in audit["findings"] if finding["severity"] == "serious"]
     filler = {name: _finding(report, "filler") for name, report in result["audit"].items()}
 
+    worse = last["gold"] < plain["curve"][0]["gold"]
     report = Report(
         "A reward model that looks good, until it is used",
-        f"It is right on {_percent(accuracy['value'])} of held-out pairs. The audit finds that filler raises its score, and "
-        f"picking the best of {last['n']} answers by it makes them worse than not picking at all."
-        if last["gold"] < plain["curve"][0]["gold"]
-        else f"It is right on {_percent(accuracy['value'])} of held-out pairs. The audit finds that filler raises its score, "
-        f"and picking the best of {last['n']} answers by it undoes most of what picking a few gains.",
+        f"It is right on {_percent(accuracy['value'])} of held-out pairs. The audit finds that filler raises its score, "
+        f"and picking the best of {last['n']} answers by it "
+        + ("makes them worse than not picking at all." if worse else "undoes what picking among a few gains."),
         kind="warning" if plain["over_optimized"] else "note",
     )
     report.stats(
@@ -141,9 +140,9 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     )
     report.section(
         "1. On held-out pairs it looks good",
-        "Three rewards, tested on the same pairs. The first was trained on the labels as they are. The second is the first, "
-        f"less {result['length_slope']:.3f} for each word. The third was trained on labels of annotators without a liking for "
-        "length or flattery, which nobody has in practice: it shows what the labels cost.",
+        "Three rewards, tested on the same pairs. The first was trained on the labels as they are. The second is the "
+        f"first, less {result['length_slope']:.3f} for each word. The third was trained on labels of annotators without "
+        "a liking for length or flattery, which nobody has in practice: it shows what the labels cost.",
     )
     report.table(
         [
@@ -177,8 +176,8 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     )
     report.section(
         "2. The audit finds the flaw before anything is optimized",
-        f"Each probe changes answers in a way that adds nothing, or spoils them. {len(flaws)} findings are serious. No gold "
-        "reward is needed for this: it runs on your reward and your data as it does here.",
+        f"Each probe changes answers in a way that adds nothing, or spoils them. {len(flaws)} findings are serious. No "
+        "gold reward is needed for this: it runs on your reward and your data as it does here.",
     )
     report.figure(
         audit_plot(audit),
@@ -201,9 +200,9 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
         )
     report.section(
         "3. Picking harder makes the answers worse",
-        f"A policy writes {last['n']} answers to each of {result['prompts']} held-out prompts; the reward picks one. The more it "
-        "can choose from, the higher its own score. What the answers are really worth, the gold reward, rises at first and "
-        "then falls. The same happens, more slowly, when a policy is trained against such a reward.",
+        f"A policy writes {last['n']} answers to each of {result['prompts']} held-out prompts; the reward picks one. The "
+        "more it can choose from, the higher its own score. What the answers are really worth, the gold reward, rises at "
+        "first and then falls. Training a policy against such a reward does the same, step by step.",
     )
     report.figure(
         best_of_n_curve(plain),
@@ -213,8 +212,8 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     )
     report.section(
         "4. What helps: take the flaw out, or combine",
-        "The slope of score on length among answers to the same prompt says how much the reward pays for a word. Subtracting "
-        "it is one line, `model - slope * from_function(words)`, and needs no gold reward.",
+        "The slope of score on length among answers to the same prompt says how much the reward pays for a word. "
+        "Subtracting it is one line, `model - slope * from_function(words)`, and needs no gold reward.",
     )
     report.figure(
         best_of_n_curve(curves),
@@ -240,13 +239,13 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     report.text(
         "The corrected reward has no serious finding left."
         if not left
-        else f"The audit still finds in the corrected reward: {', '.join(left)}. A correction for one flaw is not a cure for all."
+        else f"The audit still finds in the corrected reward: {', '.join(left)}. Mending one flaw mends no other."
     )
     report.section(
         "5. The same on your data",
-        "`rewardsmith train pairs.jsonl --model hashed --test-size 0.1 --out model`, then `rewardsmith evaluate`, `audit` and "
-        "`best-of-n`. `--model` also takes a sentence embedder or any Hugging Face model. The sample here comes from a small "
-        "simulated world, in which the gold reward is known; it is no measure of real models.",
+        "`rewardsmith train pairs.jsonl --model hashed --test-size 0.1 --out model`, then `rewardsmith evaluate`, "
+        "`audit` and `best-of-n`. `--model` also takes a sentence embedder or any Hugging Face model. The sample here "
+        "comes from a small simulated world, in which the gold reward is known; it is no measure of real models.",
     )
     report.card({**evaluation["card"], "seconds": result["seconds"]})
     report.save(out_dir / "report.html")

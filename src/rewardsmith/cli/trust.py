@@ -263,6 +263,7 @@ def check_data(
         emit_json(result)
         return
     rows = [("rows usable", report.kept), *((f"skipped: {why}", count) for why, count in report.reasons.items())]
+    rows += list(report.notes.items())
     if overlap is not None:
         rows += [("prompts also in the other set", overlap.exact), ("prompts nearly in it", overlap.near)]
     table(f"{data}: {', '.join(records.column_names)}", ["", "rows"], rows)
