@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 NAMES = ("pairs", "honest", "candidates", "users")
 SEED = 20_090  # of the sample that everybody sees
 TEST_SHARE = 0.25
-PAIRS, CANDIDATES, USER_PAIRS = 9, 8, 4  # for each prompt, at most
-CLEAR = 0.05  # answers whose gold rewards differ by less were not given to the annotators as a pair
+PAIRS, CANDIDATES, USER_PAIRS = 10, 8, 4  # for each prompt, at most
+CLEAR = 0.1  # answers whose gold rewards differ by less were not given to the annotators as a pair
 
 
 def load_sample(name: str = "pairs", split: str | None = None) -> Dataset:

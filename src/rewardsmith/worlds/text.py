@@ -128,8 +128,8 @@ def attributes(prompt: Text, completion: Text) -> dict[str, float]:
     """The six attributes of an answer, each in [0, 1].
 
     - correctness: share of the facts that are there; halved for each false statement.
-    - relevance: share of the sentences that speak of the matter. Empty phrases of the bank (filler, flattery, insults and
-      the like) are left out of the count: they lower tone, concision or safety.
+    - relevance: share of the sentences that speak of the matter. Empty phrases of the bank (filler, flattery, insults
+      and the like) are left out of the count: they lower tone, concision or safety.
     - tone: 1, less 0.5 for each insult and 0.25 for each flattering opener.
     - concision: 1 up to a budget of words (1.5 times those of the right sentences, and 12 more), then 1/200 less for
       each word beyond, down to 0.
@@ -365,7 +365,7 @@ def _user(**changes: float) -> dict[str, float]:
 
 
 # The crowd that labels the sample has a habit that it does not know of; the users differ in what they want.
-CROWD: dict[str, Any] = {"length_bias": 2.0, "opener_bias": 1.5}
+CROWD = Annotator(length_bias=4.0, opener_bias=1.5)
 USERS: dict[str, Annotator] = {
     "expert": Annotator(_user(correctness=8.0, tone=0.5)),
     "hurried": Annotator(_user(concision=8.0)),
