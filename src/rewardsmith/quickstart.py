@@ -124,8 +124,8 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     worse = last["gold"] < plain["curve"][0]["gold"]
     report = Report(
         "A reward model that looks good, until it is used",
-        f"It is right on {_percent(accuracy['value'])} of held-out pairs. The audit finds that filler raises its score, "
-        f"and picking the best of {last['n']} answers by it "
+        f"It is right on {_percent(accuracy['value'])} of held-out pairs. The audit finds that filler raises its "
+        f"score, and picking the best of {last['n']} answers by it "
         + ("makes them worse than not picking at all." if worse else "undoes what picking among a few gains."),
         kind="warning" if plain["over_optimized"] else "note",
     )
@@ -141,8 +141,8 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     report.section(
         "1. On held-out pairs it looks good",
         "Three rewards, tested on the same pairs. The first was trained on the labels as they are. The second is the "
-        f"first, less {result['length_slope']:.3f} for each word. The third was trained on labels of annotators without "
-        "a liking for length or flattery, which nobody has in practice: it shows what the labels cost.",
+        f"first, less {result['length_slope']:.3f} for each word. The third was trained on labels of annotators "
+        "without a liking for length or flattery, which nobody has in practice: it shows what the labels cost.",
     )
     report.table(
         [
@@ -200,9 +200,9 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
         )
     report.section(
         "3. Picking harder makes the answers worse",
-        f"A policy writes {last['n']} answers to each of {result['prompts']} held-out prompts; the reward picks one. The "
-        "more it can choose from, the higher its own score. What the answers are really worth, the gold reward, rises at "
-        "first and then falls. Training a policy against such a reward does the same, step by step.",
+        f"A policy writes {last['n']} answers to each of {result['prompts']} held-out prompts; the reward picks one. "
+        "The more it can choose from, the higher its own score. What the answers are really worth, the gold reward, "
+        "rises at first and then falls. Training a policy against such a reward does the same, step by step.",
     )
     report.figure(
         best_of_n_curve(plain),
