@@ -146,10 +146,11 @@ class Watched:
     """A reward for PPO that also keeps the mean gold of what it is asked to score; PPO never sees it."""
 
     def __init__(self, reward: Reward) -> None:
-        self.reward, self.gold = reward, []
+        self.reward = reward
+        self.gold: list[float] = []
 
     def __call__(self, prompts: list[str], completions: list[str]) -> list[float | None]:
-        self.gold.append(float(np.mean(Gold()(prompts, completions))))
+        self.gold.append(float(Gold().score({"prompt": prompts, "completion": completions}).values.mean()))
         return self.reward(prompts, completions)
 
 
@@ -164,7 +165,7 @@ def optimize(
 ) -> list[dict[str, float]]:
     """PPO on a copy of the policy: its history, with the gold of each step's samples beside."""
     watched = Watched(reward)
-    network = learned.backbone.model
+    network: Any = learned.backbone.model
     linear = torch.nn.Linear(network.config.n_embd, 1)
     linear.load_state_dict({"weight": network.score.weight, "bias": torch.zeros(1)})
     history = ppo(
@@ -189,9 +190,10 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     records = comparisons(draw(2 * pairs), rng, ablate)
     learned = reward_model(policy, words, records, scale, seed)
     held_out = draw(2000)
-    gold = Gold().score({"prompt": [PROMPT] * len(held_out), "completion": held_out}).values
-    # Paper, section 3.4: shift the reward so that samples of the supervised policy have mean 0.
-    reward = learned - float(np.mean(learned([PROMPT] * len(held_out), held_out)))
+    batch = {"prompt": [PROMPT] * len(held_out), "completion": held_out}
+    gold = Gold().score(batch).values
+    # Shifted to mean 0 on samples of SFT (in the paper, on reference summaries): PPO starts from 0.
+    reward = learned - float(learned.score(batch).values.mean())
     half = len(held_out) // 2
     difference = gold[:half] - gold[half : 2 * half]
     logits = reward.preference([PROMPT] * half, held_out[:half], held_out[half : 2 * half])
@@ -199,7 +201,8 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
 
     sets = [held_out[i : i + 64] for i in range(0, len(held_out) - 63, 64)]
     data = {"prompt": [PROMPT] * len(sets), "candidates": sets}
-    curve = {row["n"]: row for row in best_of_n(reward, data, gold=Gold(), ns=(1, 4, 16, 64), seed=seed).curve}
+    selected = best_of_n(reward, data, gold=Gold(), ns=(1, 4, 16, 64), seed=seed)
+    curve = {int(row["n"]): row for row in selected.curve}
     runs = {beta: optimize(policy, words, learned, reward, beta, steps, seed) for beta in (BETA, 0.0)}
 
     mean, sd = float(gold.mean()), float(gold.std())
@@ -209,12 +212,12 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     }
     best = max(range(1, steps - 1), key=lambda at: _smooth(runs[0.0], at, "gold"))
     peak = {name: _smooth(runs[0.0], best, name) for name in ("gold", "reward", "kl")}
-    found = [
+    found: list[tuple[str, float, float, float]] = [
         ("SFT", mean, 0.0, 0.0),
         *((f"best of {n}", curve[n]["gold"], curve[n]["proxy"], curve[n]["kl"]) for n in (4, 64)),
-        (f"PPO, beta {BETA:g}", *ends[BETA].values()),
-        ("PPO, beta 0, gold's peak", *peak.values()),
-        ("PPO, beta 0, end", *ends[0.0].values()),
+        (f"PPO, beta {BETA:g}", ends[BETA]["gold"], ends[BETA]["reward"], ends[BETA]["kl"]),
+        ("PPO, beta 0, gold's peak", peak["gold"], peak["reward"], peak["kl"]),
+        ("PPO, beta 0, end", ends[0.0]["gold"], ends[0.0]["reward"], ends[0.0]["kl"]),
     ]
     rows = [
         {
