@@ -90,7 +90,7 @@ def test_evaluate_writes_a_report(call, trained: Path, tmp_path: Path) -> None:
     code, out = call("evaluate", trained, data, "--out", tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert code == 0 and "accuracy" in out
-    assert page.startswith("<!DOCTYPE html>") and "http://" not in page.replace("http://www.w3.org/", "")
+    assert page.startswith("<!doctype html>") and "http://" not in page.replace("http://www.w3.org/", "")
     assert json.loads((tmp_path / "report" / "result.json").read_text())["models"][0]["accuracy"]["n"] == 40
 
 
