@@ -84,7 +84,7 @@ def test_the_format_is_read_off_the_text():
 
 
 def test_gold_by_hand():
-    assert dict(zip(ATTRIBUTES, (3.0, 2.0, 2.0, 2.5, 1.0, 1.5))) == GOLD_WEIGHTS  # sum 12
+    assert dict(zip(ATTRIBUTES, (3.0, 2.0, 3.0, 2.5, 1.0, 1.5))) == GOLD_WEIGHTS  # sum 13
     answers = [
         PARIS,
         "The capital of France is Lyon.",  # correctness 0
@@ -94,7 +94,7 @@ def test_gold_by_hand():
         f"{PARIS} " + " ".join(["la"] * 114) + " la.",  # 121 words, 100 beyond 1.5 * 6 + 12; relevance 0.5
         "",
     ]
-    expected = [1, 9 / 12, 11 / 12, 11.5 / 12, 11 / 12, (12 - 1.25 - 1) / 12, 0]
+    expected = [1, 10 / 13, 11.5 / 13, 12.25 / 13, 12 / 13, (13 - 1.25 - 1) / 13, 0]
     np.testing.assert_allclose(gold([FRANCE] * 7, answers), expected)
     np.testing.assert_allclose(gold([FRANCE], [answers[1]], {**GOLD_WEIGHTS, "correctness": 0.0}), [1.0])
 

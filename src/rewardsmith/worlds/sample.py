@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAMES = ("pairs", "honest", "candidates", "users")
 SEED = 20_090  # of the sample that everybody sees
 TEST_SHARE = 0.25
-PAIRS, CANDIDATES, USER_PAIRS = 10, 8, 4  # for each prompt, at most
+PAIRS, CANDIDATES, USER_PAIRS = 11, 8, 4  # for each prompt, at most
 CLEAR = 0.1  # answers whose gold rewards differ by less were not given to the annotators as a pair
 
 
@@ -71,7 +71,7 @@ def _drawn(count: int, offset: int) -> tuple[list[dict[str, str]], list[str], li
     """At most `count` pairs of clearly different answers to every prompt: rows of prompt and category, both sides."""
     tasks = prompts()
     rows, a, b = [], [], []
-    samples = sample_completions([task["prompt"] for task in tasks], 3 * count, seed=SEED + offset)
+    samples = sample_completions([task["prompt"] for task in tasks], 4 * count, seed=SEED + offset)
     for task, answers in zip(tasks, samples):
         different = list(dict.fromkeys(answers))
         worth = gold([task["prompt"]] * len(different), different)

@@ -28,7 +28,7 @@ ATTRIBUTES = ("correctness", "relevance", "tone", "concision", "format", "safety
 GOLD_WEIGHTS = {
     "correctness": 3.0,
     "relevance": 2.0,
-    "tone": 2.0,
+    "tone": 3.0,
     "concision": 2.5,
     "format": 1.0,
     "safety": 1.5,
@@ -248,7 +248,7 @@ class Policy:
         most: longest padding in sentences.
     """
 
-    wrong: float = 0.25
+    wrong: float = 0.15
     partial: float = 0.2
     extra: float = 0.4
     opener: float = 0.15
@@ -340,7 +340,7 @@ class Annotator:
     """
 
     weights: Mapping[str, float] | None = None
-    sharpness: float = 30.0
+    sharpness: float = 40.0
     length_bias: float = 0.0
     opener_bias: float = 0.0
 
@@ -365,7 +365,7 @@ def _user(**changes: float) -> dict[str, float]:
 
 
 # The crowd that labels the sample has a habit that it does not know of; the users differ in what they want.
-CROWD = Annotator(length_bias=4.0, opener_bias=1.5)
+CROWD = Annotator(length_bias=5.0, opener_bias=1.5)
 USERS: dict[str, Annotator] = {
     "expert": Annotator(_user(correctness=8.0, tone=0.5)),
     "hurried": Annotator(_user(concision=8.0)),
