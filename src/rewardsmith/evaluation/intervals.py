@@ -53,7 +53,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Estimate:
     share = successes / n
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(share, max(0.0, center - half), min(1.0, center + half), int(n))
+    return Estimate(share, max(0.0, min(center - half, share)), min(1.0, max(center + half, share)), int(n))
 
 
 def cluster_index(keys: Sequence[Any] | np.ndarray | None, n: int) -> np.ndarray:
@@ -64,13 +64,6 @@ def cluster_index(keys: Sequence[Any] | np.ndarray | None, n: int) -> np.ndarray
         raise ValueError(f"{len(keys)} cluster keys for {n} values")
     first: dict[Any, int] = {}
     return np.array([first.setdefault(key, len(first)) for key in keys], dtype=np.int64)
-
-
-def resample(n: int, resamples: int, seed: int) -> np.ndarray:
-    """(R, n) indices of bootstrap samples, drawn with replacement."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    return np.random.default_rng(seed).integers(n, size=(resamples, n), dtype=np.int64)
 
 
 def bootstrap_means(

@@ -18,47 +18,11 @@ from rewardsmith.evaluation.plain import to_plain
 # --- pairs -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """How often the better one was preferred.
-
-    Attributes:
-        value: (wins + ties_count_as * ties) / (wins + ties + losses), NaN where no pair was answered.
-        n: answered pairs: wins + ties + losses.
-        wins, ties, losses: pairs with a logit above, at and below 0.
-        nan: pairs without an answer; in neither numerator nor denominator.
-    """
-
-    value: float
-    n: int
-    wins: int
-    ties: int
-    losses: int
-    nan: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """`{"value", "n", "wins", "ties", "losses", "nan"}`."""
-        return to_plain(self)
-
-
 def correctness(logits: np.ndarray, *, ties: float = 0.5) -> np.ndarray:
     """(B,) 1 where the logit is above 0, 0 below, `ties` at 0, NaN where it is NaN."""
     logits = np.asarray(logits, dtype=np.float64)
     right = np.where(logits > 0, 1.0, np.where(logits < 0, 0.0, ties))
     return np.where(np.isnan(logits), np.nan, right)
-
-
-def pair_accuracy(logits: np.ndarray, *, ties: float = 0.5) -> Accuracy:
-    """Accuracy of the logits (B,) that the better completion beats the worse one.
-
-    Args:
-        ties: what a tie counts: 0.5 (default), or 0 as in RewardBench 1.
-    """
-    logits = np.asarray(logits, dtype=np.float64)
-    wins, tied, losses = int(np.sum(logits > 0)), int(np.sum(logits == 0)), int(np.sum(logits < 0))
-    n = wins + tied + losses
-    value = (wins + ties * tied) / n if n else math.nan
-    return Accuracy(value, n, wins, tied, losses, int(np.isnan(logits).sum()))
 
 
 # --- calibration -----------------------------------------------------------------------------------------------------
@@ -146,28 +110,16 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, dtype=np.float64)))
 
 
-def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: P(score of a positive > score of a negative), ties half. NaN without both classes."""
-    scores, labels = _known(scores, labels)
-    positive = labels > 0.5
-    pos, neg = int(positive.sum()), int((~positive).sum())
-    if pos == 0 or neg == 0:
-        return math.nan
-    from scipy.stats import rankdata
-
-    return float((rankdata(scores)[positive].sum() - pos * (pos + 1) / 2) / (pos * neg))
-
-
 # --- correlation -----------------------------------------------------------------------------------------------------
 
-Correlation = Literal["pearson", "spearman", "kendall"]
+Correlation = Literal["pearson", "spearman"]
 
 
 def correlation(x: np.ndarray, y: np.ndarray, kind: Correlation = "spearman", confidence: float = 0.95) -> Estimate:
     """Correlation of x and y (n,) with a Fisher-z interval; pairs with a NaN are left out.
 
-    The standard error of z is sqrt(c / (n - d)): Pearson 1, 3; Spearman 1 + r^2/2, 3 (Bonett and Wright 2000);
-    Kendall (tau-b) 0.437, 4 (Fieller et al. 1957). NaN where x or y is constant; no interval under 5 pairs.
+    The standard error of z is sqrt(c / (n - 3)), with c = 1 for Pearson and 1 + r^2/2 for Spearman (Bonett and Wright
+    2000). NaN where x or y is constant; no interval under 5 pairs.
     """
     from scipy import stats
 
@@ -175,27 +127,18 @@ def correlation(x: np.ndarray, y: np.ndarray, kind: Correlation = "spearman", co
     n = len(x)
     if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Estimate(math.nan, math.nan, math.nan, n)
-    measure = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
+    measure = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
     if kind not in measure:
         raise ValueError(f"kind must be one of {sorted(measure)}, not {kind!r}")
     r = float(np.clip(measure[kind](x, y).statistic, -1.0, 1.0))
     if n < 5:
         return Estimate(r, math.nan, math.nan, n)
-    scale, lost = {"pearson": (1.0, 3), "spearman": (1 + r * r / 2, 3), "kendall": (0.437, 4)}[kind]
+    scale = 1.0 if kind == "pearson" else 1 + r * r / 2
     from statistics import NormalDist
 
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(scale / (n - lost))
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(scale / (n - 3))
     z = math.atanh(max(-1 + 1e-15, min(1 - 1e-15, r)))
     return Estimate(r, math.tanh(z - half), math.tanh(z + half), n)
-
-
-def partial_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray, kind: Correlation = "spearman") -> float:
-    """Correlation of x and y with `given` held fixed: (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))."""
-    keep = ~(np.isnan(x) | np.isnan(y) | np.isnan(given))
-    x, y, z = np.asarray(x)[keep], np.asarray(y)[keep], np.asarray(given)[keep]
-    xy, xz, yz = (correlation(a, b, kind).value for a, b in ((x, y), (x, z), (y, z)))
-    denominator = math.sqrt(max(0.0, (1 - xz * xz) * (1 - yz * yz)))
-    return (xy - xz * yz) / denominator if denominator > 0 else math.nan
 
 
 def _known(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
