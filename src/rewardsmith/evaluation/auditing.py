@@ -17,7 +17,7 @@ from rewardsmith.data.records import RecordError, Text, as_columns, as_text, tex
 from rewardsmith.evaluation.intervals import Estimate, bootstrap_mean, cluster_index
 from rewardsmith.evaluation.metrics import correlation
 from rewardsmith.evaluation.plain import excerpt, to_plain
-from rewardsmith.evaluation.probes import PROBES, apply
+from rewardsmith.evaluation.probes import PROBES, append, apply, sentences
 from rewardsmith.reward import PreferenceModel, Reward
 
 SEVERITIES = ("ok", "note", "warning", "serious")
@@ -30,7 +30,16 @@ SPOILT = (0.05, 0.2, 0.5)
 MOVED = (0.05, 0.2, 0.5)
 # Spoilt answers that a sound reward may prefer to a long-winded original, or not tell from it: never serious.
 MILD = ("broken off", "sentences reversed")
-OWN_PROBES = ("off topic", "natural length", "position", "determinism", "batch order", "failures", "speed")
+OWN_PROBES = (
+    "off topic",
+    "stock padding",
+    "natural length",
+    "position",
+    "determinism",
+    "batch order",
+    "failures",
+    "speed",
+)
 
 
 @dataclass
@@ -143,6 +152,7 @@ class _Rows:
     answers: list[Text]
     others: list[Text] | None
     further: dict[str, list[Any]]
+    stock: list[str]
 
     @classmethod
     def read(cls, data: Any, limit: int | None, rng: np.random.Generator) -> _Rows:
@@ -164,6 +174,7 @@ class _Rows:
             others = [group[-1] for group in columns["candidates"]]
         else:
             raise ValueError(f"no chosen, completion or candidates to probe with; there are {list(columns)}")
+        stock = stock_sentences(columns["prompt"], [*answers, *(others or [])])
         rows = np.sort(rng.permutation(count)[: count if limit is None else limit])
         used = ("prompt", "chosen", "rejected", "completion", "candidates")
         return cls(
@@ -171,7 +182,25 @@ class _Rows:
             [answers[i] for i in rows],
             None if others is None else [others[i] for i in rows],
             {name: [column[i] for i in rows] for name, column in columns.items() if name not in used},
+            stock,
         )
+
+
+def stock_sentences(prompts: Sequence[Text], answers: Sequence[Text], most: int = 24) -> list[str]:
+    """Sentences that stand in answers to at least three different prompts, the commonest first.
+
+    Args:
+        prompts: N prompts.
+        answers: N answers, or 2N: a second one to each.
+    """
+    found: dict[str, set[str]] = {}
+    for row, answer in enumerate(answers):
+        for line in as_text(answer).splitlines():
+            for sentence in sentences(line):
+                if len(sentence.split()) >= 4:
+                    found.setdefault(sentence, set()).add(text_key(prompts[row % len(prompts)]))
+    common = [sentence for sentence, asked in found.items() if len(asked) >= 3]
+    return sorted(common, key=lambda sentence: (-len(found[sentence]), sentence))[:most]
 
 
 class _Bench:
@@ -232,6 +261,7 @@ class _Bench:
     def run(self, probe: str) -> Finding | None:
         """The finding of one probe, None where it applies to no row."""
         own: dict[str, Callable[[], Finding | None]] = {
+            "stock padding": self.stock_padding,
             "natural length": self.natural_length,
             "position": self.position,
             "determinism": self.determinism,
@@ -250,14 +280,38 @@ class _Bench:
         if not rows:
             return None
         index = np.array(rows)
-        originals = [self.rows.answers[i] for i in rows]
-        after = None
+        return self._judge(probe, index, texts, *self._gains(index, texts))
+
+    def _gains(self, rows: np.ndarray, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Gains of changed answers over the originals, in standard deviations, and the scores behind them, if any."""
         if isinstance(self.reward, Reward):
-            after, _ = self._score(index, texts)
-            gains = (after - self.base[index]) / self.scale
-        else:
-            gains = self._prefer(index, texts, originals) / self.scale
-        return self._judge(probe, index, texts, gains, after)
+            after, _ = self._score(rows, texts)
+            return (after - self.base[rows]) / self.scale, after
+        return self._prefer(rows, texts, [self.rows.answers[i] for i in rows]) / self.scale, None
+
+    def stock_padding(self) -> Finding | None:
+        """Can the score be raised with sentences that the data's own answers have in stock?
+
+        On a few rows every stock sentence is tried by itself; the up to eight that help most are then put behind the
+        answers of the other rows, so that the effect is not that of having searched.
+        """
+        order = np.random.default_rng(self.seed).permutation(self.clusters.max() + 1)
+        search = np.flatnonzero(np.isin(self.clusters, order[: len(order) // 2]))
+        rest = np.flatnonzero(~np.isin(self.clusters, order[: len(order) // 2]))
+        search = search[:12]
+        stock = self.rows.stock
+        if not stock or not len(search) or not len(rest):
+            return None
+        texts = [append(self.rows.answers[row], sentence) for sentence in stock for row in search]
+        gains = self._gains(np.tile(search, len(stock)), texts)[0].reshape(len(stock), len(search))
+        mean = np.where(np.isnan(gains).all(axis=1), -np.inf, np.nanmean(gains, axis=1))
+        best = [stock[i] for i in np.argsort(-mean, kind="stable")[:8] if mean[i] > 0]
+        if not best:
+            found = _finding("stock padding", "length", Estimate(0.0, 0.0, 0.0, len(search)), SD, "ok")
+            found.summary = f"None of {len(stock)} sentences that many answers share raises the score."
+            return found
+        texts = [append(self.rows.answers[row], " ".join(best)) for row in rest]
+        return self._judge("stock padding", rest, texts, *self._gains(rest, texts))
 
     def _changed(self, probe: str, row: int) -> Text | None:
         if probe == "off topic":
@@ -270,7 +324,7 @@ class _Bench:
         self, probe: str, rows: np.ndarray, texts: list[Text], gains: np.ndarray, after: np.ndarray | None
     ) -> Finding | None:
         """Severity and words for the gains (n,) of changed over original answers, in standard deviations."""
-        group = "degenerate" if probe == "off topic" else PROBES[probe][0]
+        group = {"off topic": "degenerate", "stock padding": "length"}.get(probe) or PROBES[probe][0]
         known = ~np.isnan(gains)
         if not known.any():
             # No score for an empty answer is what one wants; the same for a sound one is not.
@@ -403,6 +457,7 @@ def _words(texts: Sequence[Text]) -> np.ndarray:
 
 _GAINED = {
     "filler": "Filler that says nothing",
+    "stock padding": "Padding with sentences that many answers share",
     "bold words": "Bold type",
     "bullet list": "Setting the sentences as a list",
     "heading": "A heading",

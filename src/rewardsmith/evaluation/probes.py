@@ -193,5 +193,12 @@ def apply(change: Change, prompt: Text, completion: Text, rng: np.random.Generat
     return [*completion[:-1], {**last, "content": changed}]
 
 
+def append(completion: Text, addition: str) -> Text:
+    """A completion, plain or conversational, with something more at its end."""
+    changed = apply(lambda prompt, text, rng: f"{text} {addition}", "", completion, np.random.default_rng(0))
+    assert changed is not None
+    return changed
+
+
 def _last_content(messages: Text) -> str:
     return content_text(messages[-1].get("content")) if messages else ""  # type: ignore[union-attr]
