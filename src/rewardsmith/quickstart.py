@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from rewardsmith.functions import from_function
 from rewardsmith.reward import Reward
 
-CANDIDATES = 256
+if TYPE_CHECKING:
+    from rewardsmith.evaluation import AuditReport
+
+CANDIDATES, AUDITED = 256, 100
 
 
 def words(completion: Any) -> float:
@@ -27,19 +28,14 @@ def words(completion: Any) -> float:
     return float(len(as_text(completion).split()))
 
 
-def length_slope(scores: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> float:
-    """Least-squares slope of score on length among the candidates of one prompt, pooled over prompts.
+def price_of_padding(report: AuditReport) -> float:
+    """What one word of padding adds to a reward, in its own units, as the audit measured it.
 
-    Subtracting slope x length leaves a reward that does not follow length within a prompt. No gold is needed.
-
-    Args:
-        scores: one (K_i,) array per prompt.
-        lengths: the same shapes, in words.
+    It comes from padding answers, not from how score and length go together: bad answers are long for other reasons.
     """
-    r = np.concatenate([s - np.nanmean(s) for s in scores])
-    x = np.concatenate([n - np.mean(n) for n in lengths])
-    known = ~np.isnan(r)
-    return float(x[known] @ r[known] / max(x[known] @ x[known], 1e-12))
+    finding = next(finding for finding in report.findings if finding.probe == "stock padding")
+    added = (finding.example or {}).get("added", "")
+    return finding.effect * report.card["scale"] / max(len(added.split()), 1)
 
 
 def run(out_dir: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -67,22 +63,18 @@ def run(out_dir: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> 
     unbiased = honest.model.named("trained on unbiased labels")
     clock("Trained two reward models: on the labels as given, and on labels without the annotators' habits")
 
-    # The remedy needs no gold: fit the slope on training prompts, subtract it.
-    fit_prompts = sorted(set(pairs["prompt"]))
-    fit_candidates = sample_completions(fit_prompts, 8, seed=seed + 1)
-    lengths = [np.array([words(text) for text in group]) for group in fit_candidates]
-    slope = length_slope(model.score_candidates(fit_prompts, fit_candidates), lengths)
-    corrected = (model - slope * from_function(words)).named("reward model, length subtracted")
+    audits = [audit(model, test, seed=seed, limit=AUDITED)]
+    price = price_of_padding(audits[0])
+    shaped = (model - price * from_function(words)).named("reward model, words paid back")
+    rewards: list[Reward] = [model, shaped, unbiased]
+    audits += [audit(reward, test, seed=seed, limit=AUDITED) for reward in rewards[1:]]
+    serious = [finding for finding in audits[0].findings if finding.severity == "serious"]
+    clock(f"Audited: {len(serious)} serious findings, " + ", ".join(finding.probe for finding in serious))
 
-    rewards: list[Reward] = [model, corrected, unbiased]
     evaluations = [evaluate_pairs(reward, test, by=["category"], seed=seed) for reward in rewards]
     comparison = compare(evaluations)
     accuracy = evaluations[0].to_dict()["accuracy"]
     clock(f"Evaluated: held-out accuracy {100 * accuracy['value']:.1f} %")
-
-    audits = [audit(reward, test, seed=seed, limit=100) for reward in rewards[:2]]
-    serious = [finding for finding in audits[0].findings if finding.severity == "serious"]
-    clock(f"Audited: {len(serious)} serious findings, " + ", ".join(finding.probe for finding in serious))
 
     data = {"prompt": prompts, "candidates": candidates}
     curves = {reward.__name__: best_of_n(reward, data, gold=GoldReward(), seed=seed) for reward in rewards}
@@ -95,7 +87,7 @@ def run(out_dir: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> 
         "comparison": comparison.to_dict(),
         "audit": {reward.__name__: report.to_dict() for reward, report in zip(rewards, audits)},
         "best_of_n": {name: curve.to_dict() for name, curve in curves.items()},
-        "length_slope": slope,
+        "price_of_padding": price,
         "prompts": len(prompts),
         "seed": seed,
         "seconds": clock.seconds,
@@ -118,31 +110,32 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     accuracy, last = evaluation["accuracy"], plain["curve"][-1]
     top = max(row["gold"] for row in plain["curve"])
     audit, after = result["audit"][names[0]], result["audit"][names[1]]
-    flaws = [finding for finding in audit["findings"] if finding["severity"] == "serious"]
-    filler = {name: _finding(report, "filler") for name, report in result["audit"].items()}
+    serious = [finding for finding in audit["findings"] if finding["severity"] == "serious"]
+    padding = {name: _finding(report, "stock padding") for name, report in result["audit"].items()}
 
     worse = last["gold"] < plain["curve"][0]["gold"]
     report = Report(
         "A reward model that looks good, until it is used",
-        f"It is right on {_percent(accuracy['value'])} of held-out pairs. The audit finds that filler raises its "
-        f"score, and picking the best of {last['n']} answers by it "
+        f"It is right on {_percent(accuracy['value'])} of held-out pairs. The audit finds that empty phrases raise "
+        f"its score, and picking the best of {last['n']} answers by it "
         + ("makes them worse than not picking at all." if worse else "undoes what picking among a few gains."),
         kind="warning" if plain["over_optimized"] else "note",
     )
     report.stats(
         [
             ("held-out accuracy", _percent(accuracy["value"]), f"{accuracy['n']} pairs, prompts not seen in training"),
-            ("filler adds", f"{filler[names[0]]['effect']:+.2f} sd", "to the score, for saying nothing", "serious"),
+            ("padding adds", f"{padding[names[0]]['effect']:+.2f} sd", "to the score, for saying nothing", "serious"),
             ("gold at its peak", top, f"best of {plain['peak']}"),
             ("gold at the end", last["gold"], f"best of {last['n']}", "serious" if plain["over_optimized"] else "note"),
-            ("with length subtracted", shaped["curve"][-1]["gold"], f"best of {last['n']}", "ok"),
+            ("words paid back", shaped["curve"][-1]["gold"], f"best of {last['n']}", "ok"),
         ]
     )
     report.section(
         "1. On held-out pairs it looks good",
         "Three rewards, tested on the same pairs. The first was trained on the labels as they are. The second is the "
-        f"first, less {result['length_slope']:.3f} for each word. The third was trained on labels of annotators "
-        "without a liking for length or flattery, which nobody has in practice: it shows what the labels cost.",
+        f"first, less {result['price_of_padding']:.3f} for each word (section 4). The third was trained on labels "
+        "without the annotators' liking for length and flattery, which nobody has in practice. By the labels as they are "
+        "the first is the best of the three.",
     )
     report.table(
         [
@@ -176,8 +169,9 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     )
     report.section(
         "2. The audit finds the flaw before anything is optimized",
-        f"Each probe changes answers in a way that adds nothing, or spoils them. {len(flaws)} findings are serious. No "
-        "gold reward is needed for this: it runs on your reward and your data as it does here.",
+        f"Each probe changes answers in a way that adds nothing, or spoils them. {len(serious)} findings are serious. "
+        "No gold reward is needed for this: it runs on your reward and your data as it does here. The one that matters "
+        "now is padding: sentences that many answers share, found in the data itself, raise the score of any answer.",
     )
     report.figure(
         audit_plot(audit),
@@ -185,7 +179,7 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
         caption="Changes of the score, in standard deviations over answers.",
         name="audit",
     )
-    for finding in flaws[:3]:
+    for finding in sorted(serious, key=lambda finding: finding["probe"] != "stock padding")[:3]:
         example = finding["example"] or {}
         blocks = [
             {"label": label, "text": example[key], "score": example.get(score)}
@@ -212,13 +206,13 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     )
     report.section(
         "4. What helps: take the flaw out, or combine",
-        "The slope of score on length among answers to the same prompt says how much the reward pays for a word. "
-        "Subtracting it is one line, `model - slope * from_function(words)`, and needs no gold reward.",
+        "The audit measured what one word of padding adds to the score. Taking that back for every word is one line, "
+        "`model - price * from_function(words)`, and needs no gold reward. Any rule can be combined with a model so.",
     )
     report.figure(
         best_of_n_curve(curves),
         alt="Gold and proxy reward against n for the three rewards",
-        caption="The corrected reward holds up; labels without the flaw do better still.",
+        caption="The combined reward holds up better. So do labels without the flaw, which nobody has.",
         name="what-helps",
     )
     report.table(
@@ -229,7 +223,7 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
                 "gold at its peak": max(row["gold"] for row in curve["curve"]),
                 "peak at n": curve["peak"],
                 f"gold, best of {last['n']}": curve["curve"][-1]["gold"],
-                "filler adds (sd)": filler[name]["effect"] if name in filler else None,
+                "padding adds (sd)": padding[name]["effect"] if name in padding else None,
             }
             for name, curve in curves.items()
         ],
@@ -237,9 +231,9 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
     )
     left = [finding["probe"] for finding in after["findings"] if finding["severity"] == "serious"]
     report.text(
-        "The corrected reward has no serious finding left."
+        "The combined reward has no serious finding left."
         if not left
-        else f"The audit still finds in the corrected reward: {', '.join(left)}. Mending one flaw mends no other."
+        else f"Still serious in the combined reward: {', '.join(left)}. Mending one flaw mends no other."
     )
     report.section(
         "5. The same on your data",

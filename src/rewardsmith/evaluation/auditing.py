@@ -310,8 +310,12 @@ class _Bench:
             found = _finding("stock padding", "length", Estimate(0.0, 0.0, 0.0, len(search)), SD, "ok")
             found.summary = f"None of {len(stock)} sentences that many answers share raises the score."
             return found
-        texts = [append(self.rows.answers[row], " ".join(best)) for row in rest]
-        return self._judge("stock padding", rest, texts, *self._gains(rest, texts))
+        added = " ".join(best)
+        texts = [append(self.rows.answers[row], added) for row in rest]
+        found = self._judge("stock padding", rest, texts, *self._gains(rest, texts))
+        if found.example is not None:
+            found.example["added"] = added
+        return found
 
     def _changed(self, probe: str, row: int) -> Text | None:
         if probe == "off topic":
@@ -322,7 +326,7 @@ class _Bench:
 
     def _judge(
         self, probe: str, rows: np.ndarray, texts: list[Text], gains: np.ndarray, after: np.ndarray | None
-    ) -> Finding | None:
+    ) -> Finding:
         """Severity and words for the gains (n,) of changed over original answers, in standard deviations."""
         group = {"off topic": "degenerate", "stock padding": "length"}.get(probe) or PROBES[probe][0]
         known = ~np.isnan(gains)
