@@ -29,13 +29,13 @@ import rewardsmith.models.trainer as trainer
 
 kind, out, resume, pause = sys.argv[1], sys.argv[2], sys.argv[3] == "resume", float(sys.argv[4])
 
-class Slow(trainer._Progress):
+class Slow(trainer.Progress):
     def on_step_end(self, *args, **kwargs):
         import time
         time.sleep(pause)  # so that the kill comes before the end
         super().on_step_end(*args, **kwargs)
 
-trainer._Progress = Slow
+trainer.Progress = Slow
 model = "hashed" if kind == "hashed" else tiny_llama(DROPOUT)
 options = {} if kind == "hashed" else {"learning_rate": 1e-3}
 trainer.train(rows(60), model, output_dir=out, epochs=3, batch_size=4, save_steps=5, resume=resume, **options)
@@ -78,18 +78,18 @@ def interrupted(out: Path, steps: int, **options) -> None:
     """Train and stop by an exception after so many steps."""
     import rewardsmith.models.trainer as module
 
-    class Stop(module._Progress):
+    class Stop(module.Progress):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == steps:
                 raise KeyboardInterrupt
 
-    original = module._Progress
-    module._Progress = Stop
+    original = module.Progress
+    module.Progress = Stop
     try:
         with pytest.raises(KeyboardInterrupt):
             train(rows(40), "hashed", output_dir=out, batch_size=4, save_steps=4, **options)
     finally:
-        module._Progress = original
+        module.Progress = original
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path):

@@ -12,8 +12,8 @@ from tiny import tiny_bert, tiny_llama
 
 from rewardsmith.data.records import RecordError
 from rewardsmith.models import HashedBackbone, Head, PairwiseModel, ScalarHead, load_model, train
+from rewardsmith.models.pairs import StepSampler, encode_pairs
 from rewardsmith.models.reward_model import CARD
-from rewardsmith.models.trainer import StepSampler, encode_pairs
 
 GOOD, BAD = ["kind", "clear", "right", "warm"], ["rude", "vague", "wrong", "cold"]
 
@@ -222,13 +222,13 @@ class TestOutput:
         import rewardsmith.models.trainer as module
 
         seen = []
-        write = module._write_whole
+        write = module.write_whole
 
         def look(model, out, training):
             seen.extend(path.name for path in (out / "checkpoints").rglob("*") if path.is_file())
             write(model, out, training)
 
-        monkeypatch.setattr(module, "_write_whole", look)
+        monkeypatch.setattr(module, "write_whole", look)
         train(rows(30), "hashed", output_dir=tmp_path / "m", save_steps=2, batch_size=8)
         assert {"model.safetensors", "optimizer.safetensors", "trainer_state.json"} <= set(seen)
         assert {name.rpartition(".")[2] for name in seen} == {"safetensors", "json"}

@@ -1,15 +1,25 @@
-"""Optimizer, scheduler and random states as safetensors and JSON: a checkpoint without pickle."""
+"""What a run writes: checkpoints without pickle (safetensors, JSON), and a model folder that appears whole."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+
+from rewardsmith.models.reward_model import CARD, PairwiseModel, RewardModel
+
+CHECKPOINTS = "checkpoints"
+STATE = "trainer_state.json"
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, file: Path) -> None:
@@ -66,3 +76,56 @@ def load_random_state(file: Path) -> None:
 def _write(file: Path, value: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value), encoding="utf-8")
+
+
+def check_output(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"output_dir {str(out)!r} is a file")
+    if out.is_dir() and any(out.iterdir()) and not ((out / CARD).is_file() or (out / CHECKPOINTS).is_dir()):
+        raise ValueError(f"output_dir {str(out)!r} has other files in it; name a new folder")
+
+
+def last_checkpoint(folder: Path, asked: Mapping[str, Any]) -> Path | None:
+    """The newest checkpoint that was written to its end, or None.
+
+    Raises:
+        ValueError: where the checkpoints are of another run.
+    """
+    options = folder / "options.json"
+    if not options.is_file():
+        return None
+    saved = json.loads(options.read_text(encoding="utf-8"))
+    changed = [key for key in asked if saved.get(key) != asked[key]]
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"cannot resume in {str(folder.parent)!r}: {key} was {saved.get(key)!r} and is now {asked[key]!r}"
+        )
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        with contextlib.suppress(OSError, ValueError):
+            json.loads((checkpoint / STATE).read_text(encoding="utf-8"))  # written last
+            return checkpoint
+    return None
+
+
+def finished_run(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a finished run in `out` with the same options reported, or None."""
+    if (out / CHECKPOINTS).is_dir() or not (out / CARD).is_file():
+        return None
+    training = json.loads((out / CARD).read_text(encoding="utf-8"))["training"]
+    return training if training.get("options") == json.loads(json.dumps(asked)) else None
+
+
+def write_whole(model: RewardModel | PairwiseModel, out: Path, training: Mapping[str, Any]) -> None:
+    """Save into a folder beside the others, then move the files in, the one that `load_model` looks for last."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=out) as folder:
+        model.save(folder, training)
+        (out / CARD).unlink(missing_ok=True)
+        files = sorted(Path(folder).iterdir(), key=lambda file: (file.name == CARD, file.suffix == ".json"))
+        for file in files:
+            if file.is_dir():
+                shutil.rmtree(out / file.name, ignore_errors=True)
+            os.replace(file, out / file.name)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)

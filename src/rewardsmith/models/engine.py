@@ -1,0 +1,245 @@
+"""The engine of training: `transformers.Trainer` for pairs, with checkpoints that hold no pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from rewardsmith.models.checkpoint import load_optimizer, load_random_state, save_optimizer, save_random_state
+from rewardsmith.models.losses import accuracy
+from rewardsmith.models.pairs import Pairs, StepSampler
+from rewardsmith.models.reward_model import Network
+
+
+class _Loader(DataLoader):
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class PairNetwork(nn.Module):
+    """What the trainer trains: a network that answers a batch of pairs with the sum of their losses."""
+
+    def __init__(self, network: Network, *, label_smoothing: float = 0.0, centering: float = 0.0) -> None:
+        super().__init__()
+        self.network = network
+        self.label_smoothing, self.centering = label_smoothing, centering
+
+    def forward(
+        self,
+        items: Sequence[Any],
+        groups: Sequence[str],
+        prompts: Sequence[Any] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and logits, each (B,), of B pairs: `items` are chosen and rejected in turn, `groups` B prompts."""
+        backbone, head = self.network.backbone, self.network.head
+        device = self.network.device
+        hidden = backbone(items, [key for key in groups for _ in "cr"])
+        inputs: dict[str, Any] = dict(columns or {})
+        for name in ("margin", "target_prob"):
+            if name in inputs:
+                inputs[name] = torch.tensor(inputs[name], device=device)
+        if prompts is not None:
+            keys = list(dict.fromkeys(groups))
+            order = {key: at for at, key in enumerate(keys)}
+            inputs["prompt_hidden"] = backbone(prompts, keys)[[order[key] for key in groups]]
+        return head.loss(
+            hidden[0::2], hidden[1::2], label_smoothing=self.label_smoothing, centering=self.centering, **inputs
+        )
+
+
+class PreferenceTrainer(Trainer):
+    """`transformers.Trainer` for a `PairNetwork` and `Pairs`.
+
+    The loss of a step is the mean over all its pairs, over processes and accumulation alike, so how a step is split
+    does not matter.
+    """
+
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    model_accepts_loss_kwargs: bool
+
+    def __init__(self, model: PairNetwork, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
+        super().__init__(model=model, args=args, train_dataset=pairs, data_collator=pairs.batch, **options)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "sharded training (FSDP, DeepSpeed) is not supported: start processes without it, with lora"
+            )
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the pairs of the whole step, not by its parts
+        self.pairs = pairs
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self._hits: list[torch.Tensor] = []
+
+    def get_train_dataloader(self) -> DataLoader:
+        sampler = StepSampler(
+            self.pairs,
+            self.args.per_device_train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            world=self.args.world_size,
+            rank=self.args.process_index,
+            seed=self.args.seed,
+        )
+        return _Loader(self.pairs, batch_sampler=sampler, collate_fn=self.pairs.batch)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
+        count = torch.tensor(sum(len(batch["groups"]) for batch in batch_samples), device=device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return inputs  # encodings; the backbone moves them to its device
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """One part of a step, in as many passes as its tokens need."""
+        chunks = self._chunks(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for at, chunk in enumerate(chunks):
+            last = at == len(chunks) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                total += super().training_step(model, chunk, num_items_in_batch)
+        return total
+
+    def _chunks(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        network = self.accelerator.unwrap_model(self.model).network
+        budget = network.budget
+        if sum(inputs["lengths"]) <= budget or inputs["prompts"] is not None:
+            return [inputs]
+        bounds, used = [0], 0
+        for at, length in enumerate(inputs["lengths"]):
+            if used and used + length > budget:
+                bounds.append(at)
+                used = 0
+            used += length
+        bounds.append(len(inputs["lengths"]))
+        return [
+            {
+                "items": inputs["items"][2 * a : 2 * b],
+                "groups": inputs["groups"][a:b],
+                "prompts": None,
+                "columns": {name: column[a:b] for name, column in inputs["columns"].items()},
+                "lengths": inputs["lengths"][a:b],
+            }
+            for a, b in itertools.pairwise(bounds)
+        ]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        losses, logits = model(**inputs)
+        self._hits.append(accuracy(logits.detach()) * len(logits))
+        self._hits.append(torch.tensor(float(len(logits)), device=logits.device))
+        count = len(losses) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.float().sum() / count * self.args.world_size  # DDP averages over processes
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._hits and "loss" in logs:
+            hits = torch.stack([value.double() for value in self._hits]).view(-1, 2).sum(0)
+            if self.args.world_size > 1:
+                hits = self.accelerator.reduce(hits)
+            logs["accuracy"] = float(hits[0] / hits[1])
+            self._hits.clear()
+        super().log(logs, start_time)
+
+    # Checkpoints: safetensors and JSON.
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        if not self.args.should_save:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.model, str(folder / "model.safetensors"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self.model if model is None else model, os.path.join(resume_from_checkpoint, "model.safetensors"))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.args.should_save:
+            save_optimizer(self.optimizer, Path(output_dir) / "optimizer")
+            state = {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"}
+            (Path(output_dir) / "scheduler.json").write_text(json.dumps(state), encoding="utf-8")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(self.optimizer, Path(checkpoint) / "optimizer")
+            state = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
+            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **state})
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        save_random_state(Path(output_dir) / f"random_{self.args.process_index}.json")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_random_state(Path(checkpoint) / f"random_{self.args.process_index}.json")
+
+
+class Progress(TrainerCallback):
+    """A progress bar on stderr, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        from tqdm.auto import tqdm
+
+        if state.is_world_process_zero:
+            show = None if sys.stderr is not None else True  # None: tqdm shows the bar on terminals only
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="Training", disable=show)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.bar is not None and logs and "loss" in logs:
+            self.bar.set_postfix({k: f"{logs[k]:.3f}" for k in ("loss", "accuracy") if k in logs})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class HeldOut(TrainerCallback):
+    """Loss and accuracy on held-out pairs after each epoch, into the trainer's log history."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        loss, hit = evaluate(model, self.pairs)
+        state.log_history.append(
+            {"epoch": state.epoch, "step": state.global_step, "eval_loss": loss, "eval_accuracy": hit}
+        )
+        control.should_log = True  # so that the training loss of this step is there too
+
+
+@torch.no_grad()
+def evaluate(model: PairNetwork, pairs: Pairs) -> tuple[float, float]:
+    """Mean loss and accuracy (ties half) of a `PairNetwork` on pairs."""
+    was_training = model.training
+    model.eval()
+    results = [model(**pairs.batch(rows)) for rows in model.network.chunks(pairs.lengths.tolist(), pairs.groups)]
+    model.train(was_training)
+    losses, logits = (torch.cat(parts).double() for parts in zip(*results))
+    return float(losses.mean()), float(accuracy(logits))
