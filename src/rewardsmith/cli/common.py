@@ -71,9 +71,11 @@ def show(cell: Any) -> str:
 
 
 def interval(value: float | None, low: float | None, high: float | None, *, percent: bool = True) -> str:
-    """`79.1 % (75.0-82.8)`."""
+    """`79.1 % (75.0 to 82.8)`."""
     if value is None or math.isnan(value):
         return "-"
-    if percent:
-        return f"{100 * value:.1f} %" + ("" if low is None or high is None else f" ({100 * low:.1f}-{100 * high:.1f})")
-    return f"{value:.3f}" + ("" if low is None or high is None else f" ({low:.3f}-{high:.3f})")
+    factor, digits, unit = (100, 1, " %") if percent else (1, 3, "")
+    shown = f"{factor * value:.{digits}f}{unit}"
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return shown
+    return f"{shown} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
