@@ -11,20 +11,23 @@ from hypothesis import strategies as st
 
 from rewardsmith.data import RecordError, check, iter_rows, load_data
 from rewardsmith.data.convert import (
-    as_chat,
     candidates_to_preferences,
-    fine_grained_preferences,
-    fine_grained_segments,
     preferences_to_ratings,
     ratings_to_candidates,
-    recognize,
     segments_to_steps,
     steps_to_completions,
     steps_to_segments,
-    transcripts,
-    transcripts_as_messages,
     unpaired_to_preferences,
     users_to_preferences,
+)
+from rewardsmith.data.layouts import (
+    as_chat,
+    fine_grained_preferences,
+    fine_grained_segments,
+    recognize,
+    tldr_prompt,
+    transcripts,
+    transcripts_as_messages,
 )
 
 BEGIN = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: And now?\n\nAssistant:"
@@ -137,6 +140,18 @@ def test_ultrafeedback_scores_become_pairs() -> None:
     assert load_data([row])[0][0] == {"prompt": "i", "candidates": ["a", "b", "c"], "ratings": [2, 9, 5]}
     pairs, _ = load_data([row], kind="preference")
     assert {(p["chosen"], p["rejected"], p["margin"]) for p in pairs} == {("b", "a", 7), ("c", "a", 3), ("b", "c", 4)}
+
+
+def test_a_long_post_loses_its_last_lines_first() -> None:
+    """Paper 64: whole last lines go; title and `TL;DR:` stay."""
+    info = {"subreddit": "tea", "title": "Too hot", "post": "one two\nthree four\nfive six"}
+    frame = "SUBREDDIT: r/tea\n\nTITLE: Too hot\n\nPOST: {}\n\nTL;DR:"
+    assert tldr_prompt(info) == tldr_prompt(info, 13) == frame.format("one two\nthree four\nfive six")
+    assert tldr_prompt(info, 12) == tldr_prompt(info, 11) == frame.format("one two\nthree four")
+    assert tldr_prompt(info, 8) == frame.format("one")
+    with pytest.raises(ValueError, match="limit is 5"):
+        tldr_prompt(info, 5)
+    assert tldr_prompt({"article": "News."}) == "News.\n\nTL;DR:"
 
 
 def test_summary_comparisons() -> None:

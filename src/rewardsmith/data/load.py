@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rewardsmith.data.checks import CheckReport, check
-from rewardsmith.data.convert import PATHS, Row, recognize, without_prompt
-from rewardsmith.data.records import COLUMNS, KINDS, RecordError, as_columns, kind_of
+from rewardsmith.data.convert import PATHS
+from rewardsmith.data.layouts import recognize, without_prompt
+from rewardsmith.data.records import COLUMNS, KINDS, RecordError, Row, as_columns, kind_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

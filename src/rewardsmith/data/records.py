@@ -12,6 +12,7 @@ from typing import Any
 
 Message = Mapping[str, Any]
 Text = str | Sequence[Message]
+Row = dict[str, Any]
 Batch = Mapping[str, Sequence[Any]]
 
 
