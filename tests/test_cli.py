@@ -138,6 +138,19 @@ def test_score_streams_every_shape_of_row(call, tmp_path: Path) -> None:
     ]
 
 
+def rated(completion: str) -> dict:
+    return {"score": None if completion == "?" else 1.0, "politeness": 0.5}
+
+
+def test_score_keeps_parts_and_says_why_there_is_no_score(call, tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": "!"}, {"prompt": "p", "completion": "?"}])
+    code, _ = call("score", f"{__file__}:rated", data, "--out", tmp_path / "scores.jsonl")
+    assert code == 0
+    first, second = read(tmp_path / "scores.jsonl")
+    assert first == {"row": 0, "score": 1.0, "parts": {"politeness": 0.5}}
+    assert second["score"] is None and second["failure"].startswith("missing: ")
+
+
 def slow_words(completion: str) -> float:
     time.sleep(0.004)
     return words(completion)

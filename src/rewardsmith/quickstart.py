@@ -65,7 +65,7 @@ def run(out_dir: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> 
 
     audits = [audit(model, test, seed=seed, limit=AUDITED)]
     price = price_of_padding(audits[0])
-    shaped = (model - price * from_function(words)).named("reward model, words paid back")
+    shaped = (model - price * from_function(words)).named("words paid back")
     rewards: list[Reward] = [model, shaped, unbiased]
     audits += [audit(reward, test, seed=seed, limit=AUDITED) for reward in rewards[1:]]
     serious = [finding for finding in audits[0].findings if finding.severity == "serious"]
@@ -127,7 +127,7 @@ def _report(result: dict[str, Any], out_dir: Path) -> None:
             ("padding adds", f"{padding[names[0]]['effect']:+.2f} sd", "to the score, for saying nothing", "serious"),
             ("gold at its peak", top, f"best of {plain['peak']}"),
             ("gold at the end", last["gold"], f"best of {last['n']}", "serious" if plain["over_optimized"] else "note"),
-            ("words paid back", shaped["curve"][-1]["gold"], f"best of {last['n']}", "ok"),
+            ("with words paid back", shaped["curve"][-1]["gold"], f"best of {last['n']}", "ok"),
         ]
     )
     report.section(

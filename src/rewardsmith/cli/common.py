@@ -49,6 +49,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def number_or_none(value: float) -> float | None:
+    """A float that JSON can hold: None for NaN and infinities."""
+    return float(value) if math.isfinite(value) else None
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on stdout; columns whose cells are numbers are right-aligned."""
     rows = [list(row) for row in rows]

@@ -24,6 +24,7 @@ from rewardsmith.cli.common import (
     err,
     given,
     interval,
+    number_or_none,
     out,
     table,
 )
@@ -246,7 +247,7 @@ def _score_rows(reward: Reward, rows: list[dict[str, Any]], first: int) -> list[
         else:
             line = {"score": mine[0]}
             if scores.parts:
-                line["parts"] = {name: float(part[at]) for name, part in scores.parts.items()}
+                line["parts"] = {name: number_or_none(part[at]) for name, part in scores.parts.items()}
         failures = [scores.failures[i] for i in range(at, at + count) if i in scores.failures]
         if failures:
             line["failure"] = "; ".join(f"{f.kind}: {f.reason}" for f in failures)
@@ -261,6 +262,13 @@ def serve(
         str, typer.Option("--host", help="Loopback unless you say so; another host needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port")] = 8000,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", help="Seconds for one sample, scored in a process that is then ended.")
+    ] = None,
+    failed: Annotated[
+        float | None,
+        typer.Option("--failed", help="Reward of a sample that has no score, for OpenRLHF, which cannot skip one."),
+    ] = None,
 ) -> None:
     """Serve a reward over HTTP: `/get_reward` as OpenRLHF asks, `/score` in full.
 
@@ -275,4 +283,6 @@ def serve(
     reward = load_reward(model)
     if not isinstance(reward, Reward):
         raise ValueError(f"{model} is a pairwise preference model: it has no scores to serve")
-    run(reward, host=host, port=port, token=os.environ.get("REWARDSMITH_TOKEN"))
+    if deadline is not None:
+        reward = reward.with_deadline(deadline)
+    run(reward, host=host, port=port, token=os.environ.get("REWARDSMITH_TOKEN"), failed=failed)
