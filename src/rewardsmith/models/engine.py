@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import json
 import os
@@ -30,12 +31,14 @@ class _Loader(DataLoader):
 
 
 class PairNetwork(nn.Module):
-    """What the trainer trains: a network that answers a batch of pairs with the sum of their losses."""
+    """What the trainer trains: a network that answers a batch of pairs with their losses."""
 
     def __init__(self, network: Network, *, label_smoothing: float = 0.0, centering: float = 0.0) -> None:
         super().__init__()
         self.network = network
         self.label_smoothing, self.centering = label_smoothing, centering
+        transformer = getattr(network.backbone, "model", None)
+        self._no_split_modules = getattr(transformer, "_no_split_modules", None)  # the layers that FSDP shards
 
     def forward(
         self,
@@ -75,16 +78,27 @@ class PreferenceTrainer(Trainer):
     model_accepts_loss_kwargs: bool
 
     def __init__(self, model: PairNetwork, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
+        self._trainable = model.network.backbone.trainable
         super().__init__(model=model, args=args, train_dataset=pairs, data_collator=pairs.batch, **options)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "sharded training (FSDP, DeepSpeed) is not supported: start processes without it, with lora"
-            )
         self.model_accepts_loss_kwargs = True  # the loss is divided by the pairs of the whole step, not by its parts
         self.pairs = pairs
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self._hits: list[torch.Tensor] = []
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The first thing that a `Trainer` does, so what is refused here leaves no folder behind."""
+        super().create_accelerator_and_postprocess()
+        self.sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise ValueError("FSDP 1 is not supported: ask for FSDP 2 with `accelerate launch --fsdp_version 2`")
+        if self.sharded and not self._trainable:
+            raise ValueError("the backbone is frozen, so there is nothing to shard: start without FSDP or DeepSpeed")
+        if self.sharded and self.args.save_strategy != "no":
+            raise ValueError(
+                "save_steps cannot be used with FSDP or DeepSpeed, whose own checkpoints are pickles: leave it out; "
+                "the trained model is saved at the end"
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = StepSampler(
@@ -119,8 +133,8 @@ class PreferenceTrainer(Trainer):
     def _chunks(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         network = self.accelerator.unwrap_model(self.model).network
         budget = network.budget
-        if sum(inputs["lengths"]) <= budget or inputs["prompts"] is not None:
-            return [inputs]
+        if self.sharded or sum(inputs["lengths"]) <= budget or inputs["prompts"] is not None:
+            return [inputs]  # sharded: every process must make equally many passes
         bounds, used = [0], 0
         for at, length in enumerate(inputs["lengths"]):
             if used and used + length > budget:
@@ -162,6 +176,19 @@ class PreferenceTrainer(Trainer):
             self._hits.clear()
         super().log(logs, start_time)
 
+    def gather_into(self, network: Network) -> None:
+        """Put the whole of the sharded weights into a network that `without_weights` made: in the main process alone.
+
+        Every process must call this. FSDP 2 is tested; DeepSpeed goes the same way through accelerate, but has not
+        been run.
+        """
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.is_world_process_zero():
+            dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+            whole = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+            whole = {name: tensor.cpu().to(dtypes[name]) for name, tensor in whole.items()}
+            network.load_state_dict(whole, assign=True)
+
     # Checkpoints: safetensors and JSON.
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -192,6 +219,15 @@ class PreferenceTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             load_random_state(Path(checkpoint) / f"random_{self.args.process_index}.json")
+
+
+def without_weights(model: Any) -> Any:
+    """A copy of a model whose parameters are on the meta device, so that it takes no memory."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in model.network.parameters()
+    }
+    return copy.deepcopy(model, memo)
 
 
 class Progress(TrainerCallback):

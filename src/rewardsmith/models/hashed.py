@@ -31,6 +31,7 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['\u2019][^\W{_CJK}]+)?|[^\w\s]")
 
 CONSTANT, LENGTH, OVERLAP, RESERVED = 0, 1, 2, 3  # the first rows of the table
+START_STD = 0.2  # of the constant row where H > 1: small beside what is learned, which must be able to turn it around
 DENSE_WEIGHT = 0.3  # of log length and overlap, beside n-gram features of norm about 1
 
 
@@ -64,9 +65,9 @@ class HashedBackbone(Backbone):
             raise ValueError(f"hidden_size >= 1 and buckets > {RESERVED} are needed, got {hidden_size} and {buckets}")
         self.hidden_size, self.buckets = hidden_size, buckets
         self.table = nn.Parameter(torch.zeros(buckets, hidden_size))
-        if hidden_size > 1:  # every row starts at one random vector; at zero a bilinear head would not move
+        if hidden_size > 1:  # every text starts at one random vector; at zero a bilinear head would not move
             with torch.no_grad():
-                self.table[CONSTANT].normal_()
+                self.table[CONSTANT].normal_(std=START_STD)
         self.register_buffer("factor", torch.ones(buckets))
         self.linear = nn.Identity() if hidden_size == 1 else None
 

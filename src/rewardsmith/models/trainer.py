@@ -1,4 +1,4 @@
-"""Training of preference models on `transformers.Trainer`, in one process or several (whole copies of the model: DDP).
+"""Training of preference models on `transformers.Trainer`, in one process or several (DDP, FSDP 2, DeepSpeed).
 
 What is ours: chosen and rejected, and pairs of one prompt, share the encoding of their prompt; every text is tokenized
 once; steps are bucketed by length and forward passes bounded by tokens; checkpoints hold no pickle; a killed run
@@ -26,7 +26,7 @@ from transformers import TrainingArguments, set_seed
 from rewardsmith.data.records import as_columns, text_key
 from rewardsmith.models.backbones import Backbone
 from rewardsmith.models.checkpoint import CHECKPOINTS, check_output, finished_run, last_checkpoint, write_whole
-from rewardsmith.models.engine import HeldOut, PairNetwork, PreferenceTrainer, Progress
+from rewardsmith.models.engine import HeldOut, PairNetwork, PreferenceTrainer, Progress, without_weights
 from rewardsmith.models.heads import Head, build_head
 from rewardsmith.models.pairs import encode_pairs
 from rewardsmith.models.reward_model import PairwiseModel, RewardModel, build_backbone, load_model
@@ -48,7 +48,7 @@ class Recipe:
 
 RECIPES = {
     "hashed": Recipe(learning_rate=10.0, epochs=5, batch_size=32, optim="sgd"),
-    "hashed vectors": Recipe(learning_rate=1e-3, epochs=5, batch_size=32),
+    "hashed vectors": Recipe(learning_rate=1e-2, epochs=5, batch_size=32),
     "frozen": Recipe(learning_rate=5e-3, epochs=20, batch_size=64, weight_decay=1.0),
     "lora": Recipe(learning_rate=2e-4, epochs=1, batch_size=16, warmup=0.03),
     "full": Recipe(learning_rate=1e-5, epochs=1, batch_size=16, warmup=0.03),
@@ -60,7 +60,8 @@ class TrainResult:
     """What `train` returns.
 
     Attributes:
-        model: the trained `RewardModel`, or `PairwiseModel` for a head without a scalar reward.
+        model: the trained `RewardModel`, or `PairwiseModel` for a head without a scalar reward. The further processes
+            of a sharded run (FSDP, DeepSpeed) have it without weights.
         history: one dict per logged step: step, epoch, loss, accuracy (of training pairs), learning_rate, grad_norm;
             with `eval_data` also eval_loss and eval_accuracy after each epoch.
         seconds: of training, without loading the model.
@@ -116,7 +117,10 @@ def train(
 ) -> TrainResult:
     """Train a reward model (or another preference model) on pairs.
 
-    Works under `accelerate launch` as it is. A `target_prob` column in the records holds soft labels.
+    Works under `accelerate launch` as it is, also with FSDP 2: the trained model is then gathered on the CPU of the
+    main process, which saves the ordinary folder; `save_steps` is refused, and a part of a step is one pass whatever
+    `max_tokens` says. DeepSpeed goes the same way through accelerate, but has not been run. A `target_prob` column in
+    the records holds soft labels.
 
     Args:
         records: rows with `prompt`, `chosen`, `rejected` (and what head and loss read): a Dataset, columns, or rows.
@@ -241,6 +245,10 @@ def train(
                 shutil.rmtree(checkpoints)
             checkpoints.mkdir(parents=True, exist_ok=True)
             (checkpoints / "options.json").write_text(json.dumps(asked), encoding="utf-8")
+        if trainer.sharded:  # the network is taken apart while it is trained; this copy takes the whole weights
+            if last is not None:
+                raise ValueError("cannot resume from a checkpoint with FSDP or DeepSpeed: start without them")
+            made = without_weights(made)
         start = time.perf_counter()
         outcome = trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.perf_counter() - start
@@ -251,8 +259,10 @@ def train(
             * len(pairs)
             / math.ceil(len(pairs) / (asked["batch_size"] * gradient_accumulation_steps * trainer.args.world_size))
         )
-    if lora:
-        backbone.merge_lora()
+    if trainer.sharded:
+        trainer.gather_into(made.network)
+    if lora and (main or not trainer.sharded):
+        made.backbone.merge_lora()  # type: ignore[attr-defined]
     made.network.eval()
     result = TrainResult(
         model=made,
