@@ -131,3 +131,53 @@ def test_real_pairs_are_told_apart_as_well_as_by_tf_idf(shared_data):
         logits = model.preference(*(held_out[name] for name in ("prompt", "chosen", "rejected")))
         accuracies.append(np.mean(logits > 0))
     assert min(accuracies) >= 0.62  # a TF-IDF logistic regression on the same pairs: 0.62 to 0.64
+
+
+KINDS = [
+    ["exact", "measured", "cited", "tested"],
+    ["glad", "lovely", "thanks", "welcome"],
+    ["short", "yes", "done", "brief"],
+]
+
+
+def cyclic_pairs(seed: int, count: int, wrong: float) -> list[dict[str, str]]:
+    """Pairs in which each of three kinds of words beats the next in a circle, a share `wrong` of them flipped."""
+    rng = np.random.default_rng(seed)
+
+    def text(kind: int) -> str:
+        words = [*rng.choice(KINDS[kind], 3), *rng.choice(["the", "answer", "is", "here", "now"], 4)]
+        return " ".join(str(word) for word in rng.permutation(words))
+
+    rows = []
+    for kind in rng.integers(3, size=count):
+        better, worse = text(kind), text((kind + 1) % 3)
+        if rng.random() < wrong:
+            better, worse = worse, better
+        rows.append({"prompt": "Tell me.", "chosen": better, "rejected": worse})
+    return rows
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_defaults_learn_a_cycle_from_noisy_labels(seed):
+    small = {"buckets": 4096}
+    model = train(cyclic_pairs(seed, 900, 0.05), "hashed", head="gpm", seed=seed, model_options=small).model
+    held_out = cyclic_pairs(seed + 100, 300, 0.0)
+    logits = model.preference(*([row[name] for row in held_out] for name in ("prompt", "chosen", "rejected")))
+    assert np.mean(logits > 0) >= 0.95
+
+
+def test_the_seed_of_train_covers_the_start_of_what_it_builds():
+    def trained(seed: int, before: int) -> dict:
+        torch.manual_seed(before)
+        options = {"head": "gpm", "epochs": 1, "seed": seed, "model_options": {"buckets": 4096}}
+        return train(cyclic_pairs(0, 60, 0.0), "hashed", **options).model.fingerprint()
+
+    assert trained(0, before=1) == trained(0, before=2)
+    assert trained(0, before=1) != trained(1, before=1)
+
+
+def test_every_text_starts_at_one_small_vector():
+    torch.manual_seed(0)
+    table = HashedBackbone(hidden_size=400, buckets=16).table
+    assert 0.15 < table[CONSTANT].std() < 0.25
+    assert not table[LENGTH:].any() and not HashedBackbone(buckets=16).table.any()

@@ -262,7 +262,7 @@ def train(
     if trainer.sharded:
         trainer.gather_into(made.network)
     if lora and (main or not trainer.sharded):
-        made.backbone.merge_lora()  # type: ignore[attr-defined]
+        made.backbone.merge_lora()  # type: ignore[operator]
     made.network.eval()
     result = TrainResult(
         model=made,

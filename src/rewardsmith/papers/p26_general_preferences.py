@@ -129,7 +129,7 @@ def fit(records: dict[str, list[Any]], seed: int, ablate: bool) -> PreferenceMod
     torch.manual_seed(seed)
     backbone = HashedBackbone(hidden_size=2)
     head = ScalarHead(2) if ablate else SkewHead(2, dim=2)
-    return train(records, backbone, head=head, learning_rate=2e-2, seed=seed).model
+    return train(records, backbone, head=head, seed=seed).model
 
 
 def accuracy(model: PreferenceModel, records: dict[str, list[Any]]) -> float:
