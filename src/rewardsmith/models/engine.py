@@ -90,8 +90,6 @@ class PreferenceTrainer(Trainer):
         """The first thing that a `Trainer` does, so what is refused here leaves no folder behind."""
         super().create_accelerator_and_postprocess()
         self.sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
-            raise ValueError("FSDP 1 is not supported: ask for FSDP 2 with `accelerate launch --fsdp_version 2`")
         if self.sharded and not self._trainable:
             raise ValueError("the backbone is frozen, so there is nothing to shard: start without FSDP or DeepSpeed")
         if self.sharded and self.args.save_strategy != "no":
@@ -179,8 +177,8 @@ class PreferenceTrainer(Trainer):
     def gather_into(self, network: Network) -> None:
         """Put the whole of the sharded weights into a network that `without_weights` made: in the main process alone.
 
-        Every process must call this. FSDP 2 is tested; DeepSpeed goes the same way through accelerate, but has not
-        been run.
+        Every process must call this. FSDP 1 and 2 are tested; DeepSpeed goes the same way through accelerate, but
+        has not been run.
         """
         state = self.accelerator.get_state_dict(self.model_wrapped)
         if self.is_world_process_zero():

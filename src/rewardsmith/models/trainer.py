@@ -1,4 +1,4 @@
-"""Training of preference models on `transformers.Trainer`, in one process or several (DDP, FSDP 2, DeepSpeed).
+"""Training of preference models on `transformers.Trainer`, in one process or several (DDP, FSDP, DeepSpeed).
 
 What is ours: chosen and rejected, and pairs of one prompt, share the encoding of their prompt; every text is tokenized
 once; steps are bucketed by length and forward passes bounded by tokens; checkpoints hold no pickle; a killed run
@@ -117,7 +117,7 @@ def train(
 ) -> TrainResult:
     """Train a reward model (or another preference model) on pairs.
 
-    Works under `accelerate launch` as it is, also with FSDP 2: the trained model is then gathered on the CPU of the
+    Works under `accelerate launch` as it is, also with FSDP: the trained model is then gathered on the CPU of the
     main process, which saves the ordinary folder; `save_steps` is refused, and a part of a step is one pass whatever
     `max_tokens` says. DeepSpeed goes the same way through accelerate, but has not been run. A `target_prob` column in
     the records holds soft labels.
