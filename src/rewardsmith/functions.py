@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardsmith.data.records import Batch, as_columns
+from rewardsmith.data.records import Batch, RecordError, as_columns
 from rewardsmith.reward import Failure, OnFailure, Reward, Scores
 
 
@@ -82,6 +82,38 @@ def from_function(
     if isinstance(target, type) and issubclass(target, Reward):
         return target()
     return FunctionReward(target, path=path, name=name, on_failure=on_failure)
+
+
+class ColumnReward(Reward):
+    """Scores that the data already has, in a column of numbers: another run's, an annotator's, a file's.
+
+    A row without a number is NaN, with `missing`.
+
+    Args:
+        column: its name.
+    """
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.__name__ = column
+
+    def score(self, batch: Batch) -> Scores:
+        columns = as_columns(batch)
+        if self.column not in columns:
+            raise ValueError(f"no column {self.column!r} with scores; there are {sorted(columns)}")
+        values = columns[self.column]
+        for row, value in enumerate(values):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+                raise RecordError(f"must be a number or null, not {value!r}", row=row, column=self.column)
+        missing = Failure("missing", f"the column {self.column!r} has no score")
+        return Scores(
+            np.array([np.nan if value is None else float(value) for value in values]),
+            failures={row: missing for row, value in enumerate(values) if value is None},
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the scores depend on (JSON)."""
+        return {"column": self.column}
 
 
 class FunctionReward(Reward):

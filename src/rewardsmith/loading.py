@@ -20,6 +20,7 @@ def load_reward(spec: str | PreferenceModel, **options: Any) -> PreferenceModel:
         spec: one of
             - a folder that `rewardsmith train` wrote, or any sequence-classification checkpoint, by path or hub id;
             - `module:function` or `file.py:function`, see `from_function`;
+            - `column:score`, the scores that the data has in that column;
             - `http://...`, an endpoint: `/score` or `/get_reward` (`rewardsmith serve`, OpenRLHF), vLLM's `/classify`;
             - a reward object, which is returned as it is.
         options: passed on to what loads it (`max_length`, `dtype`, `revision`, ...).
@@ -33,6 +34,10 @@ def load_reward(spec: str | PreferenceModel, **options: Any) -> PreferenceModel:
         from rewardsmith.adapters.openrlhf import RemoteReward
 
         return RemoteReward(spec, **options)
+    if spec.startswith("column:"):
+        from rewardsmith.functions import ColumnReward
+
+        return ColumnReward(spec.removeprefix("column:"))
     if ":" in spec and not Path(spec).exists():
         from rewardsmith.functions import from_function
 

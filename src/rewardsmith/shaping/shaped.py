@@ -1,0 +1,197 @@
+"""Shaped rewards: a reward with transforms after it is a reward again, for every trainer and for score files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rewardsmith.data.records import Batch, as_columns
+from rewardsmith.reward import Combination, Reward, Scores, Weight
+from rewardsmith.shaping.references import COLUMN, References
+from rewardsmith.shaping.transforms import (
+    PAR,
+    Ceiling,
+    Centered,
+    Clip,
+    LengthPenalty,
+    LogSigmoid,
+    MeanStd,
+    MinMax,
+    Squashed,
+    Transform,
+)
+
+
+class ShapedReward(Reward):
+    """`reward`, then each transform in turn.
+
+    The order of paper 61 is: length penalty, centering, running statistics, squashing. `Scores.parts` keeps the raw
+    value as `raw` and the value after each transform but the last by the transform's name.
+
+    Args:
+        reward: any reward.
+        transforms: at least one.
+
+    Attributes:
+        training: whether running statistics take in what is scored. Set it to False to apply a state as it is.
+    """
+
+    def __init__(self, reward: Reward, *transforms: Transform, name: str | None = None) -> None:
+        if not isinstance(reward, Reward):
+            raise TypeError(f"only a Reward can be shaped, not a {type(reward).__name__}; wrap it with from_function")
+        if not transforms:
+            raise ValueError("there is no transform: name at least one")
+        self.reward, self.transforms = reward, list(transforms)
+        self.on_failure = reward.on_failure
+        self.training = True
+        self.__name__ = name or f"{transforms[-1].name}({reward.__name__})"
+
+    def set_step(self, step: int) -> None:
+        self.step = step
+        self.reward.set_step(step)
+
+    def score(self, batch: Batch) -> Scores:
+        columns = as_columns(batch)
+        scores = self.reward.score(columns)
+        parts = {**scores.parts, "raw": scores.values}
+        for index, transform in enumerate(self.transforms):
+            scores = transform(scores, columns, update=self.training)
+            if index < len(self.transforms) - 1:
+                parts[transform.name] = scores.values
+        return replace(scores, parts={**scores.parts, **parts})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the scores depend on: the reward's own fingerprint and the transforms' names (JSON)."""
+        inner: dict[str, Any] = getattr(self.reward, "fingerprint", dict)()
+        return {"reward": inner, "transforms": [transform.name for transform in self.transforms]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Running statistics of all transforms, by position (JSON). `adapters.trl.SaveRewardState` saves them."""
+        return {str(i): state for i, transform in enumerate(self.transforms) if (state := transform.state_dict())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            ValueError: where the state is of other transforms.
+        """
+        expected = {str(i) for i, transform in enumerate(self.transforms) if transform.state_dict()}
+        if set(state) != expected:
+            raise ValueError(f"the state is of the transforms {sorted(state)}, not of {sorted(expected)}")
+        for index, values in state.items():
+            self.transforms[int(index)].load_state_dict(values)
+
+
+def par(
+    reward: Reward,
+    references: str | References = COLUMN,
+    *,
+    max_references: int | None = None,
+    max_length: float | None = None,
+) -> ShapedReward:
+    """Preference as reward (paper 61): bounded, steep at first, and centered on what the starting policy writes.
+
+    Args:
+        reward: a Bradley-Terry reward, such as a trained model.
+        references: column of reference rewards, or a `References` table by prompt; see `reference_rewards`.
+        max_references: use the first so many of each prompt.
+        max_length: with it, each further token costs 0.01 before shaping (`LengthPenalty`; 300 in the paper).
+    """
+    return ShapedReward(reward, *_penalty(max_length), PAR(references, max_references))
+
+
+def log_sigmoid(
+    reward: Reward,
+    references: str | References = COLUMN,
+    *,
+    q: float | None = 0.85,
+    method: str = "normal",
+    max_length: float | None = None,
+) -> ShapedReward:
+    """LSC (paper 28): log sigmoid(r - r_ref); see `LogSigmoid`."""
+    return ShapedReward(reward, *_penalty(max_length), LogSigmoid(references, q=q, method=method))
+
+
+def conjunction(
+    rewards: Sequence[Reward],
+    references: str | References | Sequence[str | References] = COLUMN,
+    *,
+    q: float | Sequence[float | None] | None = 0.85,
+    method: str = "normal",
+    weights: Sequence[Weight] | None = None,
+) -> Combination:
+    """Good in every property at once (paper 28, section 3.3): the sum of log sigmoid(r_k - r_ref,k).
+
+    The sum is the log-probability that a completion beats the reference in all properties, where these are independent
+    given the completion. A very high reward in one cannot pay for a terrible one in another. A sample that one reward
+    could not score, or that lacks one's references, is NaN, with the component named in the failure.
+
+    Args:
+        rewards: K Bradley-Terry rewards.
+        references: K columns or tables; one name stands for `{name}_{reward's name}` columns where K > 1.
+        q: quantile of the references to beat, one for all or one per reward; None takes their mean, for a fixed floor.
+        method: see `functions.reference_quantile`.
+        weights: prior weights, an extension; the paper's default is 1 for all.
+    """
+    rewards = list(rewards)
+    if isinstance(references, str) and len(rewards) > 1:
+        references = [f"{references}_{reward.__name__}" for reward in rewards]
+    sources = [references] if isinstance(references, str | References) else list(references)
+    quantiles = list(q) if isinstance(q, Sequence) else [q] * len(rewards)
+    if not len(rewards) == len(sources) == len(quantiles):
+        raise ValueError(
+            f"{len(rewards)} rewards need as many references and quantiles, not {len(sources)}, {len(quantiles)}"
+        )
+    shaped = [
+        log_sigmoid(reward, source, q=quantile, method=method).named(reward.__name__)
+        for reward, source, quantile in zip(rewards, sources, quantiles)
+    ]
+    return Combination(shaped, weights, name="conjunction")
+
+
+def _penalty(max_length: float | None) -> list[Transform]:
+    return [] if max_length is None else [LengthPenalty(max_length)]
+
+
+TRANSFORMS: dict[str, Callable[..., Transform]] = {
+    "par": PAR,
+    "lsc": LogSigmoid,
+    "centered": Centered,
+    "mean-std": MeanStd,
+    "clip": Clip,
+    "min-max": MinMax,
+    "squashed": Squashed,
+    "ceiling": Ceiling,
+    "length": LengthPenalty,
+}
+
+
+def parse_transforms(spec: str, references: str | References = COLUMN) -> list[Transform]:
+    """Transforms as the command line writes them: names with `+` between, `:` before a number (`length:300+par`).
+
+    Raises:
+        ValueError: for a name that is no transform's, or a number where none belongs.
+    """
+    made = []
+    for part in spec.split("+"):
+        name, _, number = part.strip().partition(":")
+        if name not in TRANSFORMS:
+            raise ValueError(f"{name!r} is no transform; there are {', '.join(TRANSFORMS)}")
+        if name in ("ceiling", "length"):
+            if name == "ceiling" and not number:
+                raise ValueError("a ceiling needs its number: ceiling:4")
+            arguments: list[Any] = [_number(part, number)] if number else []
+        elif number:
+            raise ValueError(f"{name} takes no number, got {part!r}")
+        else:
+            arguments = [references] if name in ("par", "lsc", "centered") else []
+        made.append(TRANSFORMS[name](*arguments))
+    return made
+
+
+def _number(part: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{part!r}: {text!r} is not a number") from None

@@ -1,0 +1,254 @@
+"""Transforms of `Scores`: what papers put between a reward and the trainer.
+
+A transform reads the scores of a batch and the batch itself, and answers new scores. It declares what it needs: the
+columns that it reads, and by `references` the reference rewards. To add one, subclass `Transform` and implement
+`values` (one number per sample from one number per sample), or `__call__` where it works on steps, tokens or parts.
+
+A NaN score stays NaN with its failure. A sample whose references are missing becomes NaN with `no_reference`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from rewardsmith.data.records import as_text
+from rewardsmith.reward import Failure, Scores
+from rewardsmith.shaping import functions
+from rewardsmith.shaping.references import COLUMN, References, reference_matrix
+from rewardsmith.shaping.running import RunningMoments
+
+Columns = Mapping[str, Sequence[Any]]
+NO_REFERENCE = Failure("no_reference", "the prompt has no reference reward")
+
+
+class Transform(ABC):
+    """Scores in, scores out.
+
+    Attributes:
+        name: under which values are logged.
+    """
+
+    name: str = "transform"
+
+    @abstractmethod
+    def __call__(self, scores: Scores, columns: Columns, *, update: bool = True) -> Scores:
+        """New scores of a batch.
+
+        Args:
+            scores: of B samples.
+            columns: the batch that they are of.
+            update: whether running statistics take this batch in first. False where a trained state is only applied.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved with a training run (JSON); empty for a transform without state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        if state:
+            raise ValueError(f"{self.name} has no state to load, got {sorted(state)}")
+
+
+class ValueTransform(Transform):
+    """A transform of each sample's number, with the batch's reference rewards where it wants them."""
+
+    def __call__(self, scores: Scores, columns: Columns, *, update: bool = True) -> Scores:
+        values = self.values(scores.values, columns, update)
+        failures = dict(scores.failures)
+        for row in np.flatnonzero(np.isnan(values) & scores.ok).tolist():
+            failures[row] = self.failure
+        return replace(scores, values=values, failures=failures)
+
+    failure: Failure = Failure("nonfinite", "the transform is not defined for this score")
+
+    @abstractmethod
+    def values(self, rewards: np.ndarray, columns: Columns, update: bool) -> np.ndarray:
+        """(B,) new values of (B,) rewards; NaN in, NaN out."""
+
+
+class LengthPenalty(ValueTransform):
+    """r - cost * (length - limit) for what is longer than the limit: on in every run of paper 61, before the rest.
+
+    Args:
+        limit: in tokens, where the trainer passes `completion_ids` (TRL does), else in words of the text.
+        cost: per further token.
+    """
+
+    name = "length_penalty"
+
+    def __init__(self, limit: float = 300, cost: float = 0.01) -> None:
+        if limit < 0 or cost < 0:
+            raise ValueError(f"limit and cost must be >= 0, got {limit} and {cost}")
+        self.limit, self.cost = limit, cost
+
+    def values(self, rewards: np.ndarray, columns: Columns, update: bool) -> np.ndarray:
+        ids = columns.get("completion_ids")
+        units = columns["completion"] if ids is None else ids
+        lengths = [len(as_text(unit).split()) if ids is None else len(unit) for unit in units]
+        return rewards - functions.length_penalty(np.array(lengths), self.limit, self.cost)
+
+
+class ReferenceTransform(ValueTransform):
+    """A transform that compares with reference rewards.
+
+    Args:
+        references: column that holds them, one list per row, or a `References` table by prompt.
+        max_references: use the first so many of each row.
+    """
+
+    failure = NO_REFERENCE
+
+    def __init__(self, references: str | References = COLUMN, max_references: int | None = None) -> None:
+        if max_references is not None and max_references < 1:
+            raise ValueError(f"max_references must be at least 1, got {max_references}")
+        self.references, self.max_references = references, max_references
+
+    def values(self, rewards: np.ndarray, columns: Columns, update: bool) -> np.ndarray:
+        return self.compare(rewards, reference_matrix(columns, self.references, self.max_references))
+
+    @abstractmethod
+    def compare(self, rewards: np.ndarray, references: np.ndarray) -> np.ndarray:
+        """(B,) from rewards (B,) and references (B, M)."""
+
+
+class PAR(ReferenceTransform):
+    """Preference as reward (paper 61): the mean over references of sigmoid(r - r_ref). See `preference_as_reward`.
+
+    Args:
+        squash: in place of the sigmoid.
+    """
+
+    name = "par"
+
+    def __init__(
+        self,
+        references: str | References = COLUMN,
+        max_references: int | None = None,
+        squash: functions.Squash = expit,
+    ) -> None:
+        super().__init__(references, max_references)
+        self.squash = squash
+
+    def compare(self, rewards: np.ndarray, references: np.ndarray) -> np.ndarray:
+        return functions.preference_as_reward(rewards, references, self.squash)
+
+
+class Centered(ReferenceTransform):
+    """r minus the mean of its references."""
+
+    name = "centered"
+
+    def compare(self, rewards: np.ndarray, references: np.ndarray) -> np.ndarray:
+        return functions.centered(rewards, references)
+
+
+class LogSigmoid(ReferenceTransform):
+    """LSC (paper 28): log sigmoid(r - r_ref), where r_ref is a quantile of the references.
+
+    Args:
+        q: quantile. For a property with a fixed floor (a canned refusal for harmlessness) give that one reward as the
+            only reference, and `q=None`: the reference is then their mean.
+        method: see `functions.reference_quantile`.
+    """
+
+    name = "lsc"
+
+    def __init__(
+        self,
+        references: str | References = COLUMN,
+        max_references: int | None = None,
+        q: float | None = 0.85,
+        method: str = "normal",
+    ) -> None:
+        super().__init__(references, max_references)
+        if q is not None and not 0 < q < 1:
+            raise ValueError(f"q must lie in (0, 1), got {q}")
+        self.q, self.method = q, method
+
+    def compare(self, rewards: np.ndarray, references: np.ndarray) -> np.ndarray:
+        if self.q is None:
+            floor = rewards - functions.centered(rewards, references)
+        else:
+            floor = functions.reference_quantile(references, self.q, method=self.method)
+        return functions.log_sigmoid_centered(rewards, floor)
+
+
+class Squashed(ValueTransform):
+    """squash(r), without a reference: the un-centered form that paper 61 compares with. Default: the sigmoid."""
+
+    name = "squashed"
+
+    def __init__(self, squash: functions.Squash = expit) -> None:
+        self.squash = squash
+
+    def values(self, rewards: np.ndarray, columns: Columns, update: bool) -> np.ndarray:
+        return self.squash(rewards)
+
+
+class Ceiling(ValueTransform):
+    """min(r, ceiling): the experiment of paper 61 that finds the reward past which quality falls (3, 4 and 5 there)."""
+
+    name = "ceiling"
+
+    def __init__(self, ceiling: float) -> None:
+        self.ceiling = float(ceiling)
+
+    def values(self, rewards: np.ndarray, columns: Columns, update: bool) -> np.ndarray:
+        return np.minimum(rewards, self.ceiling)
+
+
+class RunningTransform(ValueTransform):
+    """A transform by statistics of every reward seen so far, the current batch among them."""
+
+    def __init__(self) -> None:
+        self.moments = RunningMoments()
+
+    def values(self, rewards: np.ndarray, columns: Columns, update: bool) -> np.ndarray:
+        if update:
+            self.moments.update(rewards)
+        return self.scaled(rewards)
+
+    @abstractmethod
+    def scaled(self, rewards: np.ndarray) -> np.ndarray:
+        """(B,) by the statistics as they are now."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.moments.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.moments.load_state_dict(state)
+
+
+class MeanStd(RunningTransform):
+    """(r - mean) / std, with a standard deviation of 0 taken for 1."""
+
+    name = "mean_std"
+
+    def scaled(self, rewards: np.ndarray) -> np.ndarray:
+        return (rewards - self.moments.mean) / (self.moments.std or 1.0)
+
+
+class Clip(RunningTransform):
+    """r, kept within one standard deviation of the mean."""
+
+    name = "clip"
+
+    def scaled(self, rewards: np.ndarray) -> np.ndarray:
+        return np.clip(rewards, self.moments.mean - self.moments.std, self.moments.mean + self.moments.std)
+
+
+class MinMax(RunningTransform):
+    """(r - min) / (max - min), 0 where both are equal."""
+
+    name = "min_max"
+
+    def scaled(self, rewards: np.ndarray) -> np.ndarray:
+        spread = self.moments.high - self.moments.low
+        return (rewards - self.moments.low) / spread if spread > 0 else rewards * 0.0
