@@ -41,7 +41,7 @@ class Composer(TransitionReward):
         name: str | None = None,
     ) -> None:
         self.terms = dict(terms)
-        self.weights: dict[str, Weight] = {name: 1.0 for name in self.terms} | dict(weights or {})
+        self.weights: dict[str, Weight] = dict.fromkeys(self.terms, 1.0) | dict(weights or {})
         if not self.terms:
             raise ValueError("there must be at least one term")
         for term, reward in self.terms.items():
@@ -83,9 +83,9 @@ class Composer(TransitionReward):
                 _put(terms, side.__name__, side)
             return cls(terms, op="product")
         if isinstance(right, int | float) and isinstance(left, Composer) and left.op == "sum":
-            if not any(map(callable, left.weights.values())):
-                weights = {name: weight * right for name, weight in left.weights.items()}  # type: ignore[operator]
-                return cls(left.terms, weights, bias=left.bias * right)
+            fixed = {name: weight * right for name, weight in left.weights.items() if not callable(weight)}
+            if len(fixed) == len(left.terms):
+                return cls(left.terms, fixed, bias=left.bias * right)
         if not isinstance(right, int | float) and not callable(right):
             return NotImplemented
         return cls({left.__name__: left}, {left.__name__: right})

@@ -216,7 +216,7 @@ class TransitionReward(ABC):
         """(N,) float64 rewards, NaN where a step could not be scored."""
         return self.score(transitions).values
 
-    def reset(self, env: Iterable[int] | None = None) -> None:
+    def reset(self, env: Iterable[int] | None = None) -> None:  # noqa: B027  # most rewards remember nothing
         """Forget what is remembered of the running episodes of these environments, or of all."""
 
     def set_step(self, step: int) -> None:
@@ -228,28 +228,27 @@ class TransitionReward(ABC):
         self.__name__ = name
         return self
 
-    def _combine(self, kind: str, other: Any, reverse: bool = False) -> Composer:
-        from rewardsmith.control import composer
-
-        return getattr(composer.Composer, kind)(*((other, self) if reverse else (self, other)))
-
     def __add__(self, other: TransitionReward | float) -> Composer:
-        return self._combine("plus", other)
+        from rewardsmith.control.composer import Composer
+
+        return Composer.plus(self, other)
 
     def __radd__(self, other: float) -> Composer:
-        return self._combine("plus", other)
+        return self + other
 
     def __sub__(self, other: TransitionReward | float) -> Composer:
-        return self._combine("plus", -other)
+        return self + -other
 
     def __rsub__(self, other: float) -> Composer:
-        return self._combine("plus", self * -1.0, reverse=True)
+        return -self + other
 
     def __neg__(self) -> Composer:
         return self * -1.0
 
     def __mul__(self, other: TransitionReward | Weight) -> Composer:
-        return self._combine("times", other)
+        from rewardsmith.control.composer import Composer
+
+        return Composer.times(self, other)
 
     __rmul__ = __mul__
 
