@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import pickle
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -157,13 +158,16 @@ def test_environments_that_share_a_reward_do_not_share_its_memory():
         np.testing.assert_allclose(venv.step(actions)[1], [c[step][0] for c in columns(False)], rtol=1e-6)
 
 
-def test_both_checkers_are_content(recwarn):
+def test_the_checkers_find_no_more_than_in_the_bare_environment():
+    def complaints(env: gym.Env) -> set[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gymnasium_check(env, skip_render_check=True)
+            sb3_check(env)
+        return {str(w.message) for w in caught if "different from the unwrapped" not in str(w.message)}
+
     reward = TaskReward() + PotentialShaping(lambda o: o[:, 0], 0.99)
-    env = RewardWrapper(gym.make("CartPole-v1"), reward)
-    gymnasium_check(env, skip_render_check=True)
-    sb3_check(env, warn=True)
-    # the one thing that Gymnasium says of any wrapper
-    assert not [w for w in recwarn if issubclass(w.category, UserWarning) and "unwrapped" not in str(w.message)]
+    assert complaints(RewardWrapper(gym.make("CartPole-v1"), reward)) <= complaints(gym.make("CartPole-v1"))
     again = gym.make(RewardWrapper(gym.make("CartPole-v1"), reward).spec)
     assert again.has_wrapper_attr("reward")
 

@@ -41,7 +41,7 @@ class Composer(TransitionReward):
         name: str | None = None,
     ) -> None:
         self.terms = dict(terms)
-        self.weights: dict[str, Weight] = dict.fromkeys(self.terms, 1.0) | dict(weights or {})
+        self.weights: dict[str, Weight] = {**dict.fromkeys(self.terms, 1.0), **(weights or {})}
         if not self.terms:
             raise ValueError("there must be at least one term")
         for term, reward in self.terms.items():

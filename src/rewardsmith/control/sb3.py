@@ -68,7 +68,7 @@ class VecRewardWrapper(VecEnvWrapper):
         observations, task, done, infos = self.venv.step_wait()
         following = copied(observations)
         true_next = copied(following) if done.any() else following
-        for row in np.flatnonzero(done):
+        for row in np.flatnonzero(done).tolist():
             put_row(true_next, row, infos[row]["terminal_observation"])
         truncated = done & np.array([info.get("TimeLimit.truncated", False) for info in infos], dtype=bool)
         transitions = Transitions(

@@ -137,7 +137,7 @@ class Transitions:
                 raise ValueError(f"part {index} has the infos {sorted(part.infos)}, part 0 has {sorted(names)}")
         columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls) if f.name != "infos"}
         return cls(
-            **{name: _joined(column) for name, column in columns.items()},
+            **{name: _joined(column) for name, column in columns.items()},  # type: ignore[arg-type]
             infos={name: np.concatenate([part.infos[name] for part in parts]) for name in names},
         )
 
@@ -148,7 +148,7 @@ class Transitions:
             rows = rows.astype(np.int64)
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "infos"}
         return Transitions(
-            **{name: _each(lambda array: array[rows], column) for name, column in columns.items()},
+            **{name: _each(lambda array: array[rows], column) for name, column in columns.items()},  # type: ignore[arg-type]
             infos={name: column[rows] for name, column in self.infos.items()},
         )
 
@@ -186,8 +186,8 @@ def _each(function: Callable[[np.ndarray], np.ndarray], column: Arrays) -> Array
 def _joined(columns: Sequence[Arrays]) -> Arrays:
     first = columns[0]
     if isinstance(first, Mapping):
-        return {key: np.concatenate([column[key] for column in columns]) for key in first}
-    return np.concatenate(columns)
+        return {key: np.concatenate([column[key] for column in columns]) for key in first}  # type: ignore[index]
+    return np.concatenate(columns)  # type: ignore[arg-type]
 
 
 class TransitionReward(ABC):

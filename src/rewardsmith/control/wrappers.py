@@ -256,7 +256,7 @@ class VectorRewardWrapper(VectorWrapper):
         done = terminated | truncated
         final = np.flatnonzero(done) if self.mode is AutoresetMode.SAME_STEP else np.empty(0, dtype=int)
         true_next = copied(following) if len(final) else following
-        for row in final:
+        for row in final.tolist():
             put_row(true_next, row, infos["final_obs"][row])
         rows = np.flatnonzero(~self._resets)
         if not len(rows):  # every environment only resets
