@@ -60,7 +60,11 @@ def test_a_constant_per_prompt_changes_nothing(rewards, references, shift):
     )
 
 
-@given(references=hnp.arrays(np.float64, (1, 4), elements=st.floats(-5, 5)), low=st.floats(-5, 5), gap=st.floats(0.01, 5))
+@given(
+    references=hnp.arrays(np.float64, (1, 4), elements=st.floats(-5, 5)),
+    low=st.floats(-5, 5),
+    gap=st.floats(0.01, 5),
+)
 def test_par_rises_with_the_reward_within_its_bounds(references, low, gap):
     a, b = (functions.preference_as_reward(np.array([r]), references)[0] for r in (low, low + gap))
     assert 0 < a < b < 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardsmith.reward import Combination, Reward
+from rewardsmith.reward import Reward
 
 # What verl's reward loop passes besides: handles of its own, not columns.
 _HANDLES = ("reward_router_address", "reward_model_tokenizer")
@@ -24,7 +24,8 @@ def as_compute_score(
 
     The managers `naive` and `dapo`, and the reward loop, call it once per sample. The entries of `extra_info` (and the
     configured `reward_kwargs`) reach the reward as columns, `ground_truth` as the column `answer_column`. Components of
-    a `Combination` are returned by name, which verl logs, and `failed` is 1 for a sample without a score.
+    a combination, and the stages of a shaped reward, are returned by name, which verl logs; `failed` is 1 for a sample
+    without a score.
 
     Args:
         reward: any reward.
@@ -56,7 +57,7 @@ def as_batch_compute_score(
     For verl's `batch` reward manager: the reward sees the whole batch at once, so shared prompts are encoded once and
     `on_failure="group_mean"` has groups to look at (with `prompt_key`). Arguments as for `as_compute_score`.
     """
-    logged = reward.names if isinstance(reward, Combination) else []
+    logged: list[str] = getattr(reward, "names", [])  # the components of a combination, the stages of a shaped reward
 
     def compute_score(
         data_sources: Sequence[str],

@@ -91,7 +91,8 @@ PAPERS: tuple[Paper, ...] = (
           "2410.02197", "models", module="p26_general_preferences"),
     Paper(27, "Text2Reward: Automated Dense Reward Function Generation for Reinforcement Learning",
           "2309.11489", "control"),
-    Paper(28, "Transforming and Combining Rewards for Aligning Large Language Models", "2402.00742", "shaping"),
+    Paper(28, "Transforming and Combining Rewards for Aligning Large Language Models", "2402.00742", "shaping",
+          module="p28_log_sigmoid"),
     Paper(29, "Vision-Language Models are Zero-Shot Reward Models for Reinforcement Learning", "2310.12921", "control"),
     Paper(30, "RAG-RewardBench: Benchmarking Reward Models in Retrieval Augmented Generation for Preference Alignment",
           "2412.13746", "evaluation"),
@@ -136,7 +137,10 @@ PAPERS: tuple[Paper, ...] = (
     Paper(59, "Fine-Grained Human Feedback Gives Better Rewards for Language Model Training", "2306.01693", "models"),
     Paper(60, "Toward Evaluative Thinking: Meta Policy Optimization with Evolving Reward Models",
           "2504.20157", "judges"),
-    Paper(61, "Reward Shaping to Mitigate Reward Hacking in RLHF", "2502.18770", "shaping"),
+    Paper(61, "Reward Shaping to Mitigate Reward Hacking in RLHF", "2502.18770", "shaping", module="p61_par",
+          note="With a penalty of 0.05 in place of 0.2, PAR's policies learn the hacks too, later: after 400 steps gold "
+          "is -0.9 (one reference) and -1.3 (ten), against -2.0 for the raw proxy. Clipping at one standard deviation "
+          "does better than PAR at equal KL here."),
     Paper(62, "SIRL: Similarity-based Implicit Representation Learning", "2301.00810", "models"),
     Paper(63, "Proposer-Agent-Evaluator(PAE): Autonomous Skill Discovery For Foundation Model Internet Agents",
           "2412.13194", "control"),

@@ -45,7 +45,8 @@ def log_sigmoid_centered(rewards: np.ndarray, reference: np.ndarray) -> np.ndarr
 
     Its derivative in r is sigmoid(r_ref - r): near 1 for poor completions, near 0 for those that are good already.
     """
-    return -np.logaddexp(0.0, np.asarray(reference, dtype=np.float64) - rewards)
+    with np.errstate(invalid="ignore"):  # NaN in, NaN out
+        return -np.logaddexp(0.0, np.asarray(reference, dtype=np.float64) - rewards)
 
 
 def reference_quantile(references: np.ndarray, q: float = 0.85, *, method: str = "normal") -> np.ndarray:

@@ -47,6 +47,11 @@ class ShapedReward(Reward):
         self.training = True
         self.__name__ = name or f"{transforms[-1].name}({reward.__name__})"
 
+    @property
+    def names(self) -> list[str]:
+        """Names in `Scores.parts` of the values on the way: `raw`, then each transform but the last."""
+        return ["raw", *(transform.name for transform in self.transforms[:-1])]
+
     def set_step(self, step: int) -> None:
         self.step = step
         self.reward.set_step(step)
@@ -54,11 +59,10 @@ class ShapedReward(Reward):
     def score(self, batch: Batch) -> Scores:
         columns = as_columns(batch)
         scores = self.reward.score(columns)
-        parts = {**scores.parts, "raw": scores.values}
-        for index, transform in enumerate(self.transforms):
+        parts = dict(scores.parts)
+        for name, transform in zip(self.names, self.transforms):
+            parts[name] = scores.values
             scores = transform(scores, columns, update=self.training)
-            if index < len(self.transforms) - 1:
-                parts[transform.name] = scores.values
         return replace(scores, parts={**scores.parts, **parts})
 
     def fingerprint(self) -> dict[str, Any]:
