@@ -3,7 +3,7 @@
 The world: answers with two qualities that tend to exclude each other, each seen by a reward model with an error of its
 own. What must be beaten is the 0.85 quantile of 64 samples for each prompt and quality. Best of 16, and the optimal
 policies at one distance from the start, by the conjunction and by the sum of the raw rewards. A third comparison has
-one reward that can be hacked; a fourth, best of n by one reward, can show no difference, since the transform is monotone.
+one reward that can be hacked; a fourth, best of n by one reward, can show no difference: the transform is monotone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BOTH, BALANCE, MASS, ONE = 0.12, 0.7, 0.08, 0.2
 SPREAD, CORRELATION, NOISE = 3.0, -0.5, 0.5
 CLAIM = (
     f"With two rewards that exclude each other, best of 16 by the conjunction is good in both at least {BOTH:.0%} more "
-    f"often than by the raw sum, with at most {BALANCE:.0%} of its imbalance; at a KL of 1 nat its policy puts at least "
-    f"{MASS:.0%} more on answers above the median in both; and with one reward that is hacked its gold is at least "
+    f"often than by the raw sum, with at most {BALANCE:.0%} of its imbalance; at a KL of 1 nat its policy puts at "
+    f"least {MASS:.0%} more on answers above the median in both; and with one reward that is hacked its gold is at least "
     f"{ONE:g} higher at a KL of 0.5 nats. Best of n by one reward is the same with and without it."
 )
 
