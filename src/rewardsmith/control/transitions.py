@@ -186,7 +186,7 @@ def _each(function: Callable[[np.ndarray], np.ndarray], column: Arrays) -> Array
 def _joined(columns: Sequence[Arrays]) -> Arrays:
     first = columns[0]
     if isinstance(first, Mapping):
-        return {key: np.concatenate([column[key] for column in columns]) for key in first}  # type: ignore[index]
+        return {key: np.concatenate([column[key] for column in columns]) for key in first}
     return np.concatenate(columns)  # type: ignore[arg-type]
 
 
