@@ -256,12 +256,18 @@ class Reward(PreferenceModel):
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
         environments: Any = None,
+        on_scores: Callable[[Scores], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """TRL's reward signature: B prompts and completions in, B floats out, None where a sample failed."""
+        """TRL's reward signature: B prompts and completions in, B floats out, None where a sample failed.
+
+        `on_scores` is given the full `Scores`, for trainers that want steps and tokens.
+        """
         if trainer_state is not None:
             self.set_step(int(trainer_state.global_step))
         scores = self.resolved(called_batch(prompts, completions, completion_ids=completion_ids, **columns))
+        if on_scores is not None:
+            on_scores(scores)
         if log_metric is not None:
             name = self.__name__
             for part, values in scores.parts.items():

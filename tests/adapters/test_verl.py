@@ -5,13 +5,19 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from rewardsmith.adapters.verl import as_batch_compute_score, as_compute_score
+from rewardsmith.adapters.verl import as_batch_compute_score, as_compute_score, register_advantage
+from rewardsmith.alignment.advantages import group_advantages
 from rewardsmith.functions import from_function
 from rewardsmith.reward import RewardError
+from rewardsmith.shaping import par
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -83,3 +89,35 @@ def test_the_example_is_what_verl_loads() -> None:
     wrong = module.compute_score(solution_str="The answer is 41.", **call)
     assert right["score"] > wrong["score"]
     assert not inspect.iscoroutinefunction(module.compute_score)
+
+
+def test_an_estimator_in_verls_form(monkeypatch):
+    registry = {}
+    module = types.ModuleType("verl.trainer.ppo.core_algos")
+    module.register_adv_est = lambda name: lambda function: registry.setdefault(name, function)
+    for name in ("verl", "verl.trainer", "verl.trainer.ppo"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "verl.trainer.ppo.core_algos", module)
+    seen = []
+
+    def estimator(rollouts):
+        seen.append(rollouts)
+        return group_advantages(rollouts.rewards, rollouts.groups, scale="none")
+
+    register_advantage("plain", estimator)
+    rewards = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 3.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    index = np.array(["uid", "uid"], dtype=object)
+    advantages, returns = registry["plain"](token_level_rewards=rewards, response_mask=mask, index=index, config=None)
+    assert advantages.tolist() == [[-1.0, -1.0, 0.0], [1.0, 1.0, 1.0]]
+    assert returns.tolist() == [[1.0, 1.0, 0.0], [3.5, 3.5, 3.0]]
+    assert seen[0].rewards.tolist() == [1.0, 3.0]  # what stands on the last token
+    assert seen[0].token_rewards.nan_to_num(-1).tolist() == [[-1.0, -1.0, -1.0], [-1.0, 0.5, -1.0]]
+    with pytest.raises(ValueError, match="uid"):
+        registry["plain"](rewards, mask)
+
+
+def test_the_stages_of_a_shaped_reward_are_logged():
+    compute_score = as_compute_score(par(from_function(lambda completion: float(completion))))
+    result = compute_score("data", "2.0", None, {"ref_rewards": [1.0, 3.0]})
+    assert result == {"score": pytest.approx(0.5), "raw": 2.0, "failed": 0.0}

@@ -1,17 +1,23 @@
 """verl: a reward as `compute_score`, in a file named by `reward.custom_reward_function.path`.
 
 The file is two lines: `reward = ...` and `compute_score = as_compute_score(reward)`; the second name goes into
-`reward.custom_reward_function.name`.
+`reward.custom_reward_function.name`. An advantage estimator is registered with `register_advantage("name", estimator)`
+in a module that verl imports, and chosen by `algorithm.adv_estimator=name`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rewardsmith.reward import Reward
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewardsmith.alignment.advantages import Estimator
 
 # What verl's reward loop passes besides: handles of its own, not columns.
 _HANDLES = ("reward_router_address", "reward_model_tokenizer")
@@ -100,3 +106,57 @@ def as_batch_compute_score(
         ]
 
     return compute_score
+
+
+def register_advantage(name: str, estimator: Estimator) -> None:
+    """Register an advantage estimator in verl, under a name for `algorithm.adv_estimator`.
+
+    Args:
+        name: under which verl finds it.
+        estimator: reads a `RewardedRollouts` and gives (B,) or (B, T) advantages. What verl has placed on the last
+            response token is the reward of the completion; rewards on earlier tokens are `token_rewards`.
+
+    Raises:
+        ImportError: where verl is not installed.
+    """
+    from verl.trainer.ppo.core_algos import register_adv_est
+
+    register_adv_est(name)(as_advantage(estimator))
+
+
+def as_advantage(estimator: Estimator) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """An estimator in verl's form: `(token_level_rewards, response_mask, index, ...) -> (advantages, returns)`."""
+    import torch
+
+    from rewardsmith.alignment.advantages import RewardedRollouts, returns_to_go
+
+    def compute_advantage(
+        token_level_rewards: torch.Tensor,
+        response_mask: torch.Tensor,
+        index: Sequence[Any] | None = None,
+        config: Any = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if index is None:
+            raise ValueError("the estimator needs verl's `uid` of each prompt as index")
+        mask = response_mask.bool()
+        numbers: dict[Any, int] = {}
+        groups = torch.tensor([numbers.setdefault(key, len(numbers)) for key in index], device=mask.device)
+        last = torch.zeros_like(mask).scatter(1, (mask.sum(1, keepdim=True) - 1).clamp(min=0), True) & mask
+        rewards = (token_level_rewards * last).sum(1)
+        steps = mask & ~last & (token_level_rewards != 0)
+        with torch.no_grad():
+            advantages = estimator(
+                RewardedRollouts(
+                    rewards=rewards,
+                    components=rewards[:, None],
+                    groups=groups,
+                    mask=mask,
+                    token_rewards=token_level_rewards.masked_fill(~steps, torch.nan) if steps.any() else None,
+                )
+            )
+        if advantages.dim() == 1:
+            advantages = advantages[:, None] * mask
+        return advantages, returns_to_go(token_level_rewards * mask)
+
+    return compute_advantage

@@ -27,8 +27,8 @@ SPREAD, CORRELATION, NOISE = 3.0, -0.5, 0.5
 CLAIM = (
     f"With two rewards that exclude each other, best of 16 by the conjunction is good in both at least {BOTH:.0%} more "
     f"often than by the raw sum, with at most {BALANCE:.0%} of its imbalance; at a KL of 1 nat its policy puts at "
-    f"least {MASS:.0%} more on answers above the median in both; and with one reward that is hacked its gold is at least "
-    f"{ONE:g} higher at a KL of 0.5 nats. Best of n by one reward is the same with and without it."
+    f"least {MASS:.0%} more on answers above the median in both; and with one reward that is hacked its gold is at "
+    f"least {ONE:g} higher at a KL of 0.5 nats. Best of n by one reward is the same with and without it."
 )
 
 
@@ -63,7 +63,7 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
         "sum of raw rewards": rewards[0] + rewards[1],
         "conjunction": transformed(rewards, tables, ablate),
     }
-    sixteen = {"prompt": candidates.prompts, "candidates": [group[:16] for group in candidates.texts]}
+    sixteen: dict[str, Any] = {"prompt": candidates.prompts, "candidates": [group[:16] for group in candidates.texts]}
     median = np.median(gold, axis=(0, 1))
     rows: list[dict[str, Any]] = []
     chosen = {}

@@ -138,9 +138,9 @@ PAPERS: tuple[Paper, ...] = (
     Paper(60, "Toward Evaluative Thinking: Meta Policy Optimization with Evolving Reward Models",
           "2504.20157", "judges"),
     Paper(61, "Reward Shaping to Mitigate Reward Hacking in RLHF", "2502.18770", "shaping", module="p61_par",
-          note="With a penalty of 0.05 in place of 0.2, PAR's policies learn the hacks too, later: after 400 steps gold "
-          "is -0.9 (one reference) and -1.3 (ten), against -2.0 for the raw proxy. Clipping at one standard deviation "
-          "does better than PAR at equal KL here."),
+          note="With a penalty of 0.05 in place of 0.2, PAR's policies learn the hacks too, later: after 400 steps "
+          "gold is -0.9 (one reference) and -1.3 (ten), against -2.0 for the raw proxy. Clipping at one standard "
+          "deviation does better than PAR at equal KL here."),
     Paper(62, "SIRL: Similarity-based Implicit Representation Learning", "2301.00810", "models"),
     Paper(63, "Proposer-Agent-Evaluator(PAE): Autonomous Skill Discovery For Foundation Model Internet Agents",
           "2412.13194", "control"),
