@@ -49,7 +49,7 @@ def train(
         typer.Option("--test-size", min=0, max=0.9, help="Share of prompts to hold out, where there is no --eval."),
     ] = 0.0,
     head: Annotated[
-        str, typer.Option("--head", help="'scalar' (Bradley-Terry) or 'gpm' (general preferences).")
+        str, typer.Option("--head", help="'scalar' (Bradley-Terry), 'gpm' (general preferences), 'odin'.")
     ] = "scalar",
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")] = None,
     learning_rate: Annotated[
@@ -64,6 +64,7 @@ def train(
     use_margin: Annotated[bool, typer.Option("--margin", help="Subtract the `margin` column in the loss.")] = False,
     label_smoothing: Annotated[float, typer.Option("--label-smoothing", min=0, max=0.5)] = 0.0,
     centering: Annotated[float, typer.Option("--centering", min=0, help="Weight of (r_chosen + r_rejected)^2.")] = 0.0,
+    l2: Annotated[float, typer.Option("--l2", min=0, help="Weight of r_chosen^2 + r_rejected^2.")] = 0.0,
     save_steps: Annotated[
         int | None, typer.Option("--save-steps", min=1, help="Checkpoint every so many steps.")
     ] = None,
@@ -106,6 +107,7 @@ def train(
         use_margin=use_margin,
         label_smoothing=label_smoothing,
         centering=centering,
+        l2=l2,
         seed=seed,
         resume=resume,
         model_options=given(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code),

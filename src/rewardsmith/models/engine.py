@@ -33,10 +33,10 @@ class _Loader(DataLoader):
 class PairNetwork(nn.Module):
     """What the trainer trains: a network that answers a batch of pairs with their losses."""
 
-    def __init__(self, network: Network, *, label_smoothing: float = 0.0, centering: float = 0.0) -> None:
+    def __init__(self, network: Network, **loss_options: float) -> None:
         super().__init__()
         self.network = network
-        self.label_smoothing, self.centering = label_smoothing, centering
+        self.loss_options = loss_options  # of `Head.loss`
         transformer = getattr(network.backbone, "model", None)
         self._no_split_modules = getattr(transformer, "_no_split_modules", None)  # the layers that FSDP shards
 
@@ -53,16 +53,14 @@ class PairNetwork(nn.Module):
         device = self.network.device
         hidden = backbone(items, [key for key in groups for _ in "cr"])
         inputs: dict[str, Any] = dict(columns or {})
-        for name in ("margin", "target_prob"):
+        for name in ("margin", "target_prob", "length"):
             if name in inputs:
                 inputs[name] = torch.tensor(inputs[name], device=device)
         if prompts is not None:
             keys = list(dict.fromkeys(groups))
             order = {key: at for at, key in enumerate(keys)}
             inputs["prompt_hidden"] = backbone(prompts, keys)[[order[key] for key in groups]]
-        return head.loss(
-            hidden[0::2], hidden[1::2], label_smoothing=self.label_smoothing, centering=self.centering, **inputs
-        )
+        return head.loss(hidden[0::2], hidden[1::2], **self.loss_options, **inputs)
 
 
 class PreferenceTrainer(Trainer):

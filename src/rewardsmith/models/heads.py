@@ -1,7 +1,8 @@
 """Heads: what turns hidden vectors into rewards and preferences. A head never sees text.
 
 To add one, subclass `Head`: `preference` is the logit that a beats b, `loss` is what training minimizes, `reward`
-exists where `scalar` is true. `ScalarHead` is the ordinary reward model (paper 64), `models.gpm` general preferences.
+exists where `scalar` is true. `ScalarHead` is the ordinary reward model (paper 64), `models.gpm` general preferences,
+`models.odin` a reward without the length that it could be bought with.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from rewardsmith.models.backbones import Backbone
-from rewardsmith.models.losses import preference_loss
+from rewardsmith.models.losses import bradley_terry, preference_loss
 
 
 class Head(nn.Module, ABC):
@@ -28,11 +29,13 @@ class Head(nn.Module, ABC):
         reads_prompt: whether the head wants `prompt_hidden`, (B, H) hidden vectors of the prompts read as texts of
             their own.
         columns: further columns that the head reads (`user`, `context`); they arrive as lists of length B.
+        reads_length: whether the loss wants `length`, (B, 2) characters of the chosen and the rejected completion.
     """
 
     scalar: ClassVar[bool] = False
     reads_prompt: bool = False
     columns: tuple[str, ...] = ()
+    reads_length: bool = False
 
     @classmethod
     def build(cls, backbone: Backbone, **config: Any) -> Self:
@@ -61,9 +64,13 @@ class Head(nn.Module, ABC):
         target_prob: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
         centering: float = 0.0,
+        l2: float = 0.0,
         **columns: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses and preference logits, each (B,), of pairs of hidden vectors (B, H); see `losses.bradley_terry`."""
+        """Losses and preference logits, each (B,), of pairs of hidden vectors (B, H); see `losses.bradley_terry`.
+
+        `centering` and `l2` concern scalar rewards; a head without one has no use for them.
+        """
         logits = self.preference(chosen, rejected, prompt_hidden=prompt_hidden, **columns)
         return preference_loss(logits, margin, target_prob, label_smoothing), logits
 
@@ -115,29 +122,29 @@ class ScalarHead(Head):
         target_prob: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
         centering: float = 0.0,
+        l2: float = 0.0,
         **columns: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rewards = self.reward(torch.cat([chosen, rejected]))
-        r_chosen, r_rejected = rewards.chunk(2)
-        logits = r_chosen - r_rejected
-        loss = preference_loss(logits, margin, target_prob, label_smoothing)
-        return (loss + centering * (r_chosen + r_rejected).square() if centering else loss), logits
+        r_chosen, r_rejected = self.reward(torch.cat([chosen, rejected])).chunk(2)
+        loss = bradley_terry(r_chosen, r_rejected, margin, target_prob, label_smoothing, centering, l2)
+        return loss, r_chosen - r_rejected
 
     def config(self) -> dict[str, Any]:
         return {}
 
 
 def build_head(head: str | Head, backbone: Backbone, **config: Any) -> Head:
-    """`scalar`, `gpm`, the `module.Class` of a head of this library, or a ready `Head`, for a backbone."""
+    """`scalar`, `gpm`, `odin`, the `module.Class` of a head of this library, or a ready `Head`, for a backbone."""
     if isinstance(head, Head):
         return head
     path = {
         "scalar": "rewardsmith.models.heads.ScalarHead",
         "gpm": "rewardsmith.models.gpm.SkewHead",
+        "odin": "rewardsmith.models.odin.QualityLengthHead",
     }.get(head, head)
     module, _, name = path.rpartition(".")
     if not module.startswith("rewardsmith."):
-        raise ValueError(f"head must be 'scalar', 'gpm' or a Head, not {head!r}")
+        raise ValueError(f"head must be 'scalar', 'gpm', 'odin' or a Head, not {head!r}")
     found = getattr(importlib.import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Head)):
         raise ValueError(f"{path!r} is no head")

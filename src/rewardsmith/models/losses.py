@@ -44,6 +44,7 @@ def bradley_terry(
     target_prob: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
     centering: float = 0.0,
+    l2: float = 0.0,
 ) -> torch.Tensor:
     """Bradley-Terry loss of scalar rewards: `preference_loss(chosen - rejected, ...)`.
 
@@ -53,12 +54,15 @@ def bradley_terry(
         margin: see `preference_loss`, as `target_prob` and `label_smoothing`.
         centering: weight of (chosen + rejected)^2, which keeps the mean reward of a pair near 0
             (Eisenstein et al. 2023, "Helping or Herding?").
+        l2: weight of chosen^2 + rejected^2, which keeps rewards small ("Reg" in paper 61, with 0.005).
 
     Returns:
         (B,) losses; rewards of 1 and 0 give log(1 + e^-1) = 0.313262.
     """
     loss = preference_loss(chosen - rejected, margin, target_prob, label_smoothing)
-    return loss + centering * (chosen + rejected).square() if centering else loss
+    if centering:
+        loss = loss + centering * (chosen + rejected).square()
+    return loss + l2 * (chosen.square() + rejected.square()) if l2 else loss
 
 
 def accuracy(logits: torch.Tensor) -> torch.Tensor:

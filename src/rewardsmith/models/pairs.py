@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from rewardsmith.data.records import RecordError, as_columns, text_key
+from rewardsmith.data.records import RecordError, as_columns, as_text, text_key
 from rewardsmith.models.backbones import Backbone
 from rewardsmith.models.heads import Head
 
@@ -89,6 +89,9 @@ def encode_pairs(
     if any(value is not None for value in columns.get("target_prob", [])):
         filled = [1.0 if value is None else value for value in columns["target_prob"]]
         kept_columns["target_prob"] = _numbers(filled, "target_prob", 0.0, 1.0)
+
+    if head.reads_length:
+        kept_columns["length"] = [(len(as_text(c)), len(as_text(r))) for c, r in zip(chosen, rejected)]
 
     # Interleaved: texts of one prompt follow each other.
     encoded = backbone.encode([p for p in prompts for _ in "cr"], [t for pair in zip(chosen, rejected) for t in pair])

@@ -110,6 +110,7 @@ def train(
     use_margin: bool = False,
     label_smoothing: float = 0.0,
     centering: float = 0.0,
+    l2: float = 0.0,
     save_steps: int | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -127,7 +128,8 @@ def train(
         model: `hashed`, a sentence-embedding model (frozen; the head is trained), or any Hugging Face model, by path or
             hub id; or a ready `Backbone`.
         output_dir: where to write the model, whole or not at all. None: nowhere.
-        head: `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26) or a `Head`. With `hashed`, a `Head` of
+        head: `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26), `odin` (quality apart from length) or a
+            `Head`. With `hashed`, a `Head` of
             one's own reads 16 dimensions; for another number, pass `HashedBackbone(hidden_size)`.
         eval_data: held-out pairs; their loss and accuracy after each epoch go into the history.
         epochs: passes over the data; a fraction is allowed. Default: by kind of backbone, as the next two.
@@ -142,6 +144,7 @@ def train(
         use_margin: subtract the `margin` column from the logits in the loss.
         label_smoothing: see `losses.preference_loss`.
         centering: see `losses.bradley_terry`.
+        l2: see `losses.bradley_terry`.
         save_steps: write a checkpoint into `output_dir` every so many steps.
         seed: of weights, order and dropout.
         resume: go on from the last checkpoint in `output_dir`, to the same weights as without the interruption.
@@ -156,8 +159,9 @@ def train(
     )  # fmt: skip
     if not 0 <= label_smoothing <= 0.5:
         raise ValueError(f"label_smoothing must lie in [0, 0.5], got {label_smoothing}")
-    if centering < 0:
-        raise ValueError(f"centering must be >= 0, got {centering}")
+    for name, weight in (("centering", centering), ("l2", l2)):
+        if weight < 0:
+            raise ValueError(f"{name} must be >= 0, got {weight}")
     if (resume or save_steps) and output_dir is None:
         raise ValueError("resume and save_steps need an output_dir")
     out = None if output_dir is None else Path(output_dir)
@@ -196,6 +200,7 @@ def train(
         "use_margin": use_margin,
         "label_smoothing": label_smoothing,
         "centering": centering,
+        "l2": l2,
         "seed": seed,
         "pairs": len(pairs),
         "data": _data_hash(records),
@@ -206,7 +211,7 @@ def train(
     if resume and out is not None and (finished := finished_run(out, asked)):
         made = load_model(out, max_length=max_length)
         return TrainResult(model=made, is_main_process=os.environ.get("RANK", "0") == "0", **finished)
-    network = PairNetwork(made.network, label_smoothing=label_smoothing, centering=centering)
+    network = PairNetwork(made.network, label_smoothing=label_smoothing, centering=centering, l2=l2)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Path(scratch) if out is None else out / CHECKPOINTS
         last = last_checkpoint(checkpoints, asked) if resume and out is not None else None
