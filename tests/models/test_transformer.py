@@ -143,8 +143,8 @@ def test_equal_rows_are_encoded_once(monkeypatch):
     backbone = tiny_bert()
     backbone.fingerprint()  # runs the self-test, whose passes are not to be counted
     seen = []
-    states = backbone._states
-    monkeypatch.setattr(backbone, "_states", lambda **inputs: seen.append(len(inputs["input_ids"])) or states(**inputs))
+    states = backbone.states
+    monkeypatch.setattr(backbone, "states", lambda **inputs: seen.append(len(inputs["input_ids"])) or states(**inputs))
     hidden = backbone(backbone.encode(["a "] * 6, ["b", "c", "b", "b", "c", "b"]).items)
     assert sum(seen) == 2
     assert torch.equal(hidden[[0, 1, 0, 0, 1, 0]], hidden) and not torch.equal(hidden[0], hidden[1])
@@ -280,7 +280,7 @@ def test_rows_beyond_a_sliding_window_are_encoded_separately(layout, monkeypatch
     assert 0 < len(long) < len(rows)
     passes = []
     encode_pass = backbone._encode_pass
-    monkeypatch.setattr(backbone, "_encode_pass", lambda each, rows: passes.append(each) or encode_pass(each, rows))
+    monkeypatch.setattr(backbone, "_encode_pass", lambda each, *rows: passes.append(each) or encode_pass(each, *rows))
     close(scores(backbone, groups=PROMPTS), plain_scores(backbone, rows))
     assert layout == "auto" or any(each.layout == layout for each in passes)
     close(scores(backbone, groups=PROMPTS), scores(tiny_backbone("mistral", sliding_window=28)))

@@ -19,33 +19,37 @@ def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tens
 
 
 class Packed:
-    """Sequences in which several rows stand side by side, each behind what they share."""
+    """Sequences in which several rows stand side by side, each behind what they share.
+
+    Attributes:
+        starts: of each row, its sequence and where in that its own tokens begin.
+    """
 
     def __init__(self) -> None:
         self.ids: list[list[int]] = []
         self.positions: list[list[int]] = []
         self.blocks: list[list[int]] = []
-        self.ends: list[tuple[int, int]] = []
+        self.starts: list[tuple[int, int]] = []
 
     def add(self, shared: Sequence[int], start: int, tails: Sequence[Sequence[int]]) -> None:
         """One sequence: shared tokens, then rows' own tokens, each from position `start` on."""
         ids, positions, blocks = list(shared), list(range(len(shared))), [0] * len(shared)
         for block, own in enumerate(tails, start=1):
+            self.starts.append((len(self.ids), len(ids)))
             ids += own
             positions += range(start, start + len(own))
             blocks += [block] * len(own)
-            self.ends.append((len(self.ids), len(ids) - 1))
         self.ids.append(ids)
         self.positions.append(positions)
         self.blocks.append(blocks)
 
-    def tensors(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Positions (B, T), which key each query sees (B, T, T), and where rows end: sequences (N,), tokens (N,)."""
+    def tensors(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions (B, T), and which key each query sees (B, T, T)."""
         length, device = like.shape[1], like.device
         blocks = padded(self.blocks, length, -1).to(device)
         sees = (blocks[:, None, :] == blocks[:, :, None]) | (blocks[:, None, :] == 0)
         sees &= torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        return padded(self.positions, length, 0).to(device), sees, tuple(torch.tensor(self.ends, device=device).T)
+        return padded(self.positions, length, 0).to(device), sees
 
 
 class SharedPrefixes(DynamicCache):

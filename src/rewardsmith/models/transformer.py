@@ -7,45 +7,26 @@ ordinary checkpoint, which transformers, TRL, OpenRLHF and vLLM load with no cod
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Self
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from rewardsmith.data.records import Text
 from rewardsmith.models.backbones import Backbone, Encoded
 from rewardsmith.models.encoding import TextEncoder, TokenRow
-from rewardsmith.models.layout import LAYOUTS, Costs, Group, Layout, Pass, plan, shared_prefixes
-from rewardsmith.models.packing import Packed, SharedPrefixes, Sizes, padded
-
-# Config attributes that bound how far attention sees, by position in the sequence. Longer rows go `separate`.
-WINDOWS = (
-    "sliding_window",
-    "attention_chunk_size",
-    "window_size",
-    "attention_window",
-    "original_max_position_embeddings",
-)
-
-# What the layouts are tried on: two groups of rows, which share 9 and 4 tokens.
-SELF_TEST_ROWS = (
-    (5, 12, 19, 26, 33, 0, 7, 14, 21, 11),
-    (5, 12, 19, 26, 33, 0, 7, 14, 21, 13, 5, 3, 2),
-    (8, 15, 22, 29, 3, 2, 4),
-    (8, 15, 22, 29, 5),
-    (8, 15, 22, 29, 6, 7, 8, 9, 10, 11),
-)
+from rewardsmith.models.lora import add_lora, merge_lora, merged_state
+from rewardsmith.models.shared_prompts import SharedPrompts, evaluating
 
 
-class TransformerBackbone(Backbone):
+class TransformerBackbone(SharedPrompts, Backbone):
     """A sequence-classification model as a backbone: rows of text to what its final linear layer reads.
 
     `linear(backbone(items))` is the score that plain transformers gives, to 1e-5 in float32, whatever the batch, its
@@ -78,26 +59,20 @@ class TransformerBackbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        if layout not in ("auto", *LAYOUTS):
-            raise ValueError(f"layout must be 'auto' or one of {', '.join(LAYOUTS)}, not {layout!r}")
-        self.model, self.tokenizer = model, tokenizer
-        self.name = name or model.config.name_or_path or type(model).__name__
-        self.layout, self.batch_tokens = layout, batch_tokens
+        self.share(model, tokenizer, layout, batch_tokens, name)
         _set_padding(model, tokenizer)
         self._linear_path = _find_linear(model)
         self.linear.register_forward_pre_hook(_remember)
         self.hidden_size = self.linear.in_features
-        with torch.no_grad(), _evaluating(model):
+        with torch.no_grad(), evaluating(model):
             probe = torch.tensor([[0, self._end]], device=model.device)
-            self.reads_last_token = self._states(input_ids=probe, attention_mask=torch.ones_like(probe)).ndim == 3
-        self.max_length = max_length or _length_limit(model, tokenizer)
+            self.reads_last_token = self.states(input_ids=probe, attention_mask=torch.ones_like(probe)).ndim == 3
+        self.max_length = max_length or length_limit(model, tokenizer)
         self.encoder = TextEncoder(
             tokenizer,
             max_length=self.max_length,
             ignored_tail=model.config.get_text_config().pad_token_id if self.reads_last_token else None,
         )
-        self._sizes = Sizes.of(model)
-        self._refusals: dict[str, str] | None = None
 
     @classmethod
     def from_pretrained(
@@ -170,121 +145,10 @@ class TransformerBackbone(Backbone):
         """
         if not items:
             return torch.zeros(0, self.hidden_size, device=self.model.device, dtype=self.linear.weight.dtype)
-        first: dict[tuple[int, ...], int] = {}
-        of_item = [first.setdefault(tuple(item.ids), len(first)) for item in items]
-        rows = list(first)
-        layouts = self._layouts()
-        keys: dict[int, Hashable] = {}
-        if groups is not None and layouts != ("separate",):
-            for item, index, key in zip(items, of_item, groups):
-                if len(item.ids) <= self._window:  # rows that were cut differently share next to nothing
-                    keys.setdefault(index, (key, item.cut))
-        families = shared_prefixes(rows, [keys.get(index, index) for index in range(len(rows))])
-        passes = plan([len(row) for row in rows], families, self._costs(), layouts, one_pass=_is_sharded(self.model))
-        hidden = torch.cat([self._encode_pass(each, rows) for each in passes])
-        place = {row: position for position, row in enumerate(row for each in passes for row in each.rows)}
-        return hidden[torch.tensor([place[index] for index in of_item], device=hidden.device)]
+        keys = None if groups is None else [(key, item.cut) for key, item in zip(groups, items)]
+        return self.read([item.ids for item in items], keys=keys)  # rows cut differently share next to nothing
 
-    @property
-    def _end(self) -> int:
-        """A token to end a text with: encoder-decoders are read at their EOS."""
-        end = self.model.config.get_text_config().eos_token_id
-        end = end[0] if isinstance(end, list) else end
-        return end if end is not None else self.tokenizer.sep_token_id or 1
-
-    @property
-    def _window(self) -> float:
-        """The longest row in which every token sees all before it, as masks and caches of shared prompts take it."""
-        config = self.model.config.get_text_config()
-        return min(
-            (w for w in (getattr(config, name, None) for name in WINDOWS) if isinstance(w, int)), default=math.inf
-        )
-
-    def _layouts(self) -> tuple[Layout, ...]:
-        """The layouts that rows may take: what the caller asked for, where it is possible."""
-        if not self.reads_last_token:
-            return ("separate",)
-        refused = self._check_layouts()
-        possible = [layout for layout in LAYOUTS if layout not in refused]
-        if self.model.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
-            possible = [layout for layout in possible if layout != "prefix_cache"]  # checkpointed layers take no cache
-        if self.layout != "auto":
-            possible = [layout for layout in possible if layout == self.layout] or ["separate"]
-        return tuple(possible)
-
-    def _costs(self) -> Costs:
-        return self._sizes.costs(self.model.device.type, self.batch_tokens)
-
-    def _encode_pass(self, batch: Pass, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Hidden states of a pass's rows, (n, H), in the order of `batch.rows`."""
-        if batch.layout == "separate":
-            return self._separate([rows[row] for row in batch.rows])
-        if batch.layout == "block_mask":
-            return self._block_mask(batch.groups, rows)
-        return self._prefix_cache(batch, rows)
-
-    def _separate(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Right-padded rows, one per sequence; in a model that padding disturbs, rows of one length at a time."""
-        refused = self._check_layouts()
-        if "padding" not in refused:
-            return self._right_padded(rows, masked=not self.reads_last_token or "causal" in refused)
-        by_length: dict[int, list[int]] = {}
-        for index, row in enumerate(rows):
-            by_length.setdefault(len(row), []).append(index)
-        hidden = [self._right_padded([rows[i] for i in alike], masked=True) for alike in by_length.values()]
-        order = torch.tensor([index for alike in by_length.values() for index in alike])
-        return torch.cat(hidden)[order.argsort().to(hidden[0].device)]
-
-    def _right_padded(self, rows: Sequence[Sequence[int]], masked: bool) -> torch.Tensor:
-        """In a causal model no token sees the padding behind it: attention is quicker where that is not masked."""
-        ids, mask = self._pad(rows)
-        seen = mask if masked else torch.ones_like(mask)
-        if not self.reads_last_token:
-            return self._states(input_ids=ids, attention_mask=seen)
-        states = self._states(input_ids=ids, attention_mask=seen, use_cache=False)
-        return states[torch.arange(len(rows), device=ids.device), mask.sum(1) - 1]
-
-    def _block_mask(self, groups: Sequence[Group], rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """One sequence per group: its prefix, then each row's own tokens, which see the prefix and themselves."""
-        packed = Packed()
-        for group in groups:
-            packed.add(
-                rows[group.rows[0]][: group.prefix], group.prefix, [rows[row][group.prefix :] for row in group.rows]
-            )
-        ids, _ = self._pad(packed.ids)
-        positions, sees, ends = packed.tensors(ids)
-        states = self._states(
-            input_ids=ids, attention_mask=self._additive(sees), position_ids=positions, use_cache=False
-        )
-        return states[ends]
-
-    def _prefix_cache(self, batch: Pass, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The prefixes of all groups, right-padded; then sequences of the rows' own tokens on their keys and values."""
-        ids, mask = self._pad([rows[group.rows[0]][: group.prefix] for group in batch.groups])
-        cache = DynamicCache()
-        self._states(input_ids=ids, attention_mask=torch.ones_like(mask), past_key_values=cache, use_cache=True)
-        known = mask.bool()
-        hidden = []
-        for part in batch.parts:
-            packed = Packed()
-            for index, own in part:
-                prefix = batch.groups[index].prefix
-                packed.add([], prefix, [rows[row][prefix:] for row in own])
-            ids, _ = self._pad(packed.ids)
-            positions, sees, ends = packed.tensors(ids)
-            group = torch.tensor([index for index, _ in part], device=ids.device)
-            prefix_seen = known[group][:, None, :].expand(-1, ids.shape[1], -1)
-            states = self._states(
-                input_ids=ids,
-                attention_mask=self._additive(torch.cat([prefix_seen, sees], dim=2)),
-                position_ids=positions,
-                past_key_values=SharedPrefixes(cache, group),
-                use_cache=True,
-            )
-            hidden.append(states[ends])
-        return torch.cat(hidden)
-
-    def _states(self, **inputs: Any) -> torch.Tensor:
+    def states(self, **inputs: Any) -> torch.Tensor:
         """What the score head reads in one forward pass of the whole model: (B, T, H), or (B, H) where it pools."""
         _reading.states = []
         try:
@@ -296,73 +160,13 @@ class TransformerBackbone(Backbone):
             raise ValueError(f"{type(self.model).__name__} does not score through its layer {self._linear_path!r}")
         return states[0]
 
-    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Right-padded ids and their mask, (B, T) each."""
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = padded(rows, int(lengths.max()), self.tokenizer.pad_token_id)
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        return ids.to(self.model.device), mask.to(self.model.device)
-
-    def _additive(self, sees: torch.Tensor) -> torch.Tensor:
-        """(B, query, key) bool to the mask (B, 1, query, key) that is added to attention scores."""
-        mask = torch.zeros(sees.shape, dtype=self.model.dtype, device=sees.device)
-        return mask.masked_fill_(~sees, torch.finfo(mask.dtype).min)[:, None]
-
-    def _check_layouts(self) -> dict[str, str]:
-        """What this model cannot take, each with the reason: found once, by comparing with rows alone.
-
-        Returns:
-            Any of `block_mask`, `prefix_cache`, `causal` (padding left unmasked) and `padding` (padding at all).
-        """
-        if self._refusals is not None:
-            return self._refusals
-        special, end = set(self.tokenizer.all_special_ids), self._end
-        plain = [i for i in range(len(self.tokenizer)) if i not in special][:40]
-        rows = [[plain[i % len(plain)] for i in row] + [end] for row in SELF_TEST_ROWS]
-        groups, parts = (Group((0, 1), 9), Group((2, 3, 4), 4)), (((0, (1,)), (1, (4,))), ((1, (2, 3)), (0, (0,))))
-        trials: dict[str, Callable[[], torch.Tensor]] = {"padding": lambda: self._right_padded(rows, masked=True)}
-        refusals: dict[str, str] = {}
-        if self.reads_last_token:
-            trials["causal"] = lambda: self._right_padded(rows, masked=False)
-            attention = self.model.config._attn_implementation
-            if attention in ("sdpa", "eager"):
-                trials["block_mask"] = lambda: self._block_mask(groups, rows)
-                trials["prefix_cache"] = lambda: self._prefix_cache(Pass("prefix_cache", groups, parts), rows)
-            else:
-                refusals = dict.fromkeys(("block_mask", "prefix_cache"), f"{attention} attention takes no such mask")
-        elif self.layout in ("block_mask", "prefix_cache"):
-            refusals[self.layout] = "the model reads a whole row at once, so no prompt can be encoded before it"
-        order = {"prefix_cache": [1, 4, 2, 3, 0]}  # in which a trial's rows come out
-        tolerance = 1e-4 if self.model.dtype in (torch.float32, torch.float64) else 5e-2
-        with torch.no_grad(), _evaluating(self.model), torch.autocast(self.model.device.type, enabled=False):
-            alone = torch.cat([self._right_padded([row], masked=True) for row in rows])
-            for name, trial in trials.items():
-                try:
-                    wanted = alone[order.get(name, [0, 1, 2, 3, 4])]
-                    error = ((trial() - wanted).abs().max() / wanted.abs().max()).item()
-                    if not error <= tolerance:
-                        refusals[name] = f"hidden states differ by {error:.1e} from rows encoded alone"
-                except Exception as error:  # whatever a model raises, it means that it cannot take this
-                    refusals[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-        self._refusals = refusals
-        asked = {"padding", *(LAYOUTS if self.layout == "auto" else [self.layout])}
-        missed = [f"{name}: {why}" for name, why in refusals.items() if name in asked]
-        if missed:
-            warnings.warn(
-                f"{self.name} cannot encode rows in every way, others are used ({'; '.join(missed)})", stacklevel=3
-            )
-        return refusals
-
     def add_lora(self, **options: Any) -> None:
         """Freeze the model but for low-rank adapters (Hu et al., 2021) on its linear layers and its score head.
 
         Args:
             options: `peft.LoraConfig`'s: r, lora_alpha, lora_dropout, target_modules, ...
         """
-        import peft
-
-        config = peft.LoraConfig(**{"task_type": "SEQ_CLS", "target_modules": "all-linear", **options})
-        peft.inject_adapter_in_model(config, self.model)
+        add_lora(self.model, "SEQ_CLS", **options)
         body = f"{self.model.base_model_prefix}."
         for name, parameter in self.model.named_parameters():
             if not name.startswith(body):  # the score head and what leads to it are trained in full
@@ -370,14 +174,7 @@ class TransformerBackbone(Backbone):
 
     def merge_lora(self) -> None:
         """Add the adapters to the weights and remove them; everything takes gradients again."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        for name, module in list(self.model.named_modules()):
-            if isinstance(module, BaseTunerLayer):
-                module.merge(safe_merge=True)
-                parent, _, child = name.rpartition(".")
-                setattr(self.model.get_submodule(parent), child, module.get_base_layer())
-        self.model.requires_grad_(True)
+        merge_lora(self.model)
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute activations in the backward pass instead of keeping them. `prefix_cache` is then not used."""
@@ -401,7 +198,7 @@ class TransformerBackbone(Backbone):
             "attention": config._attn_implementation,
             "max_length": self.max_length,
             "layout": self.layout,
-            "fallbacks": self._check_layouts(),
+            "fallbacks": self.refused_layouts(),
             "transformers": transformers.__version__,
             "torch": str(torch.__version__),
         }
@@ -412,7 +209,7 @@ class TransformerBackbone(Backbone):
         Adapters are written merged. `max_length` is kept as the tokenizer's `model_max_length`.
         """
         self.tokenizer.model_max_length = self.max_length
-        self.model.save_pretrained(folder, state_dict=_merged_state(self.model))
+        self.model.save_pretrained(folder, state_dict=merged_state(self.model))
         self.tokenizer.save_pretrained(folder)
 
 
@@ -427,22 +224,6 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict of a model, with low-rank adapters added to the weights that they adapt."""
-    state = model.state_dict()
-    for name, module in model.named_modules():
-        if not hasattr(module, "get_delta_weight"):
-            continue
-        adapted = {key for key in state if key.startswith(f"{name}.")}
-        values = {key: state.pop(key) for key in adapted}
-        prefix = f"{name}.base_layer."
-        state.update({f"{name}.{k.removeprefix(prefix)}": v for k, v in values.items() if k.startswith(prefix)})
-        with torch.no_grad():
-            for adapter in module.active_adapters:
-                state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
-    return state
-
-
 _reading = threading.local()  # what the score head reads in this thread's forward pass
 
 
@@ -450,30 +231,6 @@ def _remember(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     states = getattr(_reading, "states", None)
     if states is not None:
         states.append(inputs[0])
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, then every module as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether a forward pass makes collective calls (FSDP, DeepSpeed ZeRO-3), which all processes must make alike."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False
-    from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(m, FullyShardedDataParallel) for m in model.modules()) or any(
-        isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters()
-    )
 
 
 def _find_linear(model: nn.Module) -> str:
@@ -510,7 +267,7 @@ def _set_padding(model: transformers.PreTrainedModel, tokenizer: transformers.Pr
     config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _length_limit(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> int:
+def length_limit(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> int:
     """The longest row that model and tokenizer allow."""
     limits = [tokenizer.model_max_length]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
