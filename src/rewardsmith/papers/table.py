@@ -93,7 +93,8 @@ PAPERS: tuple[Paper, ...] = (
           "2309.11489", "control"),
     Paper(28, "Transforming and Combining Rewards for Aligning Large Language Models", "2402.00742", "shaping",
           module="p28_log_sigmoid"),
-    Paper(29, "Vision-Language Models are Zero-Shot Reward Models for Reinforcement Learning", "2310.12921", "control"),
+    Paper(29, "Vision-Language Models are Zero-Shot Reward Models for Reinforcement Learning", "2310.12921", "control",
+          module="p29_vlm_rewards"),
     Paper(30, "RAG-RewardBench: Benchmarking Reward Models in Retrieval Augmented Generation for Preference Alignment",
           "2412.13746", "evaluation"),
     Paper(31, "Leveraging Domain Knowledge for Efficient Reward Modelling in RLHF: A Case-Study in E-Commerce Opinion "
