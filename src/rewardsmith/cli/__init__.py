@@ -12,7 +12,7 @@ import sys
 import typer
 
 from rewardsmith import __version__
-from rewardsmith.cli import claims, learn, trust
+from rewardsmith.cli import apply, claims, learn, trust
 from rewardsmith.data.records import RecordError
 
 app = typer.Typer(
@@ -40,9 +40,10 @@ def _root(
 
 
 app.command("train", rich_help_panel="Make")(learn.train)
-app.command("score", rich_help_panel="Use")(learn.score)
+app.command("score", rich_help_panel="Use")(apply.score)
 app.command("best-of-n", rich_help_panel="Use")(trust.best_of_n)
-app.command("serve", rich_help_panel="Use")(learn.serve)
+app.command("serve", rich_help_panel="Use")(apply.serve)
+app.command("references", rich_help_panel="Use")(apply.references)
 app.command("evaluate", rich_help_panel="Test")(trust.evaluate)
 app.command("audit", rich_help_panel="Test")(trust.audit)
 app.command("check-data", rich_help_panel="Test")(trust.check_data)

@@ -22,12 +22,12 @@ from rewardsmith.cli.common import (
     given,
     interval,
     out,
+    progress_bar,
     table,
 )
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from rich.progress import Progress
 
 ReportFolder = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, the figures and the JSON.")]
 RECORDED = "recorded"
@@ -278,17 +278,10 @@ def _generated(
     prompts = list(records["prompt"])
     language_model = LocalModel.from_pretrained(model, **options)
     samples = language_model.generate(prompts, n, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-    with _progress() as progress:
+    with progress_bar() as progress:
         candidates = list(progress.track(samples, total=len(prompts), description="Generating"))
     keep = [name for name in records.column_names if name not in ("candidates", "chosen", "rejected", "completion")]
     return records.select_columns(keep).add_column("candidates", candidates)
-
-
-def _progress() -> Progress:
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err, transient=True)
 
 
 def _shown(estimate: dict[str, Any] | None, *, percent: bool = True) -> str:
