@@ -42,9 +42,10 @@ def filled(size: int, **options) -> tuple[RelabeledReplayBuffer, np.ndarray]:
 
 
 @pytest.mark.parametrize("size", [100, 47, 20, 7])
-@pytest.mark.parametrize("max_waiting", [10_000, 11])
-def test_relabeled_rewards_are_the_direct_ones_also_round_the_end(size, max_waiting):
-    buffer, direct = filled(size, max_waiting=max_waiting)
+@pytest.mark.parametrize("max_bytes", [2**29, 600])  # 600: every six steps
+def test_relabeled_rewards_are_the_direct_ones_also_round_the_end(size, max_bytes):
+    buffer, direct = filled(size, max_bytes=max_bytes)
+    assert len(buffer._waiting) < size and (max_bytes > 600 or len(buffer._waiting) < 6)
     np.testing.assert_allclose(direct[:, 0], [r for r, _ in expected(ACTIONS[:, 0].tolist(), True)], rtol=1e-5)
     buffer.relabel()
     for age in range(min(size, 47)):  # the newest first

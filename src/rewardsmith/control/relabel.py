@@ -32,7 +32,7 @@ class RelabeledReplayBuffer(ReplayBuffer):
     Args:
         buffer_size: steps of all environments together; the others up to `handle_timeout_termination` as in SB3.
         reward: of transitions.
-        max_waiting: score at the latest when this many steps wait.
+        max_bytes: score at the latest when the infos that wait are this large; a frame of CartPole has 720,000.
         failed_reward: what a step pays that could not be scored; None raises.
 
     Attributes:
@@ -54,7 +54,7 @@ class RelabeledReplayBuffer(ReplayBuffer):
         handle_timeout_termination: bool = True,
         *,
         reward: TransitionReward,
-        max_waiting: int = 10_000,
+        max_bytes: int = 2**29,
         failed_reward: float | None = None,
     ) -> None:
         if optimize_memory_usage:
@@ -67,10 +67,10 @@ class RelabeledReplayBuffer(ReplayBuffer):
             n_envs=n_envs,
             handle_timeout_termination=handle_timeout_termination,
         )
-        self.reward, self.failed_reward, self.max_waiting = reward, failed_reward, max_waiting
+        self.reward, self.failed_reward, self.max_bytes = reward, failed_reward, max_bytes
         self.task_rewards = np.zeros_like(self.rewards)
         self.log = ReturnLog(n_envs)
-        self._steps = 0
+        self._steps = self._bytes = 0
         self._waiting: list[tuple[int, np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
         self._last_next: np.ndarray | None = None
         self._last_done = np.ones(n_envs, dtype=bool)
@@ -98,7 +98,8 @@ class RelabeledReplayBuffer(ReplayBuffer):
         self._waiting.append((position, self._last_done | jumped, truncated, columns))
         self._last_next, self._last_done = np.array(next_obs), done
         self._steps += self.n_envs
-        if len(self._waiting) * self.n_envs >= self.max_waiting or len(self._waiting) == self.buffer_size:
+        self._bytes += sum(column.nbytes for column in columns.values())
+        if self._bytes >= self.max_bytes or len(self._waiting) == self.buffer_size:
             self.relabel()
 
     def relabel(self) -> None:
@@ -130,6 +131,7 @@ class RelabeledReplayBuffer(ReplayBuffer):
             parts = {name: part[now] for name, part in scores.parts.items()}
             self.log.add(np.arange(envs), task[now], values[now], parts, done[now])
         self._waiting.clear()
+        self._bytes = 0
 
     def _unscaled(self, actions: np.ndarray) -> np.ndarray:
         if not isinstance(self.action_space, spaces.Box):
