@@ -122,6 +122,34 @@ def test_best_of_n_picks_and_draws_the_curve(call, tmp_path: Path) -> None:
     assert len(picks) == 12 and all(pick["completion"] == "a b c d" for pick in picks)
 
 
+def test_scores_of_a_file_are_shaped(tmp_path, call):
+    rows = [
+        {"prompt": "a", "completion": "x", "score": 2.0, "ref_rewards": [1.0, 3.0]},
+        {"prompt": "b", "completion": "y", "score": None, "ref_rewards": [1.0]},
+        {"prompt": "c", "completion": "z", "score": 1.0, "ref_rewards": []},
+    ]
+    data = write(tmp_path / "scored.jsonl", rows)
+    status, _ = call("score", "column:score", data, "--transform", "par", "--out", tmp_path / "par.jsonl")
+    shaped = read(tmp_path / "par.jsonl")
+    assert status == 0 and [line["score"] for line in shaped] == [0.5, None, None]
+    assert [line["parts"]["raw"] for line in shaped] == [2.0, None, 1.0]
+    assert shaped[2]["failure"].startswith("no_reference")
+    table = write(tmp_path / "references.jsonl", [{"prompt": "a", "ref_rewards": [2.0]}])
+    options = ("--transform", "length:1+centered", "--references", table)
+    assert call("score", "column:score", data, *options, "--out", tmp_path / "centered.jsonl")[0] == 0
+    assert [line["score"] for line in read(tmp_path / "centered.jsonl")] == [0.0, None, None]
+    assert call("score", "column:score", data, "--references", table, "--out", tmp_path / "no.jsonl")[0] == 2
+
+
+def test_running_statistics_do_not_go_on_from_a_half_written_file(tmp_path, call):
+    rows = [{"prompt": "a", "completion": "x", "score": float(i)} for i in range(4)]
+    data, out = write(tmp_path / "scored.jsonl", rows), tmp_path / "out.jsonl"
+    options = ("score", "column:score", data, "--transform", "mean-std", "--out", out)
+    assert call(*options)[0] == 0 and len(read(out)) == 4
+    assert call(*options)[0] == 2
+    assert call(*options, "--overwrite")[0] == 0
+
+
 def test_score_streams_every_shape_of_row(call, tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "completion": "one two"},

@@ -104,7 +104,7 @@ def score(
         rows = _rows(data, resumed, limit)
         number = resumed
         while chunk := list(itertools.islice(rows, batch_size)):
-            for line in _score_rows(reward, chunk, number):
+            for line in score_rows(reward, chunk, number):
                 failed += "failure" in line
                 writer.write({"row": number, **line})
                 number += 1
@@ -207,8 +207,17 @@ def _rows(data: str, start: int, limit: int | None) -> Iterator[dict[str, Any]]:
     return itertools.islice(rows, None if limit is None else max(limit - start, 0))
 
 
-def _score_rows(reward: Reward, rows: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
-    """One output line per row: what is scored follows from the columns that the row has."""
+def score_rows(
+    reward: Reward, rows: list[dict[str, Any]], first: int, *, details: bool = False
+) -> list[dict[str, Any]]:
+    """One output line per row: what is scored follows from the columns that the row has.
+
+    Args:
+        reward: what scores them.
+        rows: of a file.
+        first: number of the first of them in the file.
+        details: add the scores' details, one dict for each text of the row.
+    """
     flat: list[dict[str, Any]] = []
     shapes: list[tuple[str, int]] = []
     for index, row in enumerate(rows):
@@ -245,6 +254,8 @@ def _score_rows(reward: Reward, rows: list[dict[str, Any]], first: int) -> list[
         failures = [scores.failures[i] for i in range(at, at + count) if i in scores.failures]
         if failures:
             line["failure"] = "; ".join(f"{f.kind}: {f.reason}" for f in failures)
+        if details and scores.details is not None:
+            line["details"] = scores.details[at : at + count]
         lines.append(line)
         at += count
     return lines

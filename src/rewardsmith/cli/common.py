@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -95,3 +96,11 @@ def interval(value: float | None, low: float | None, high: float | None, *, perc
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return shown
     return f"{shown} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
+
+
+def save_report(report: Any, result: dict[str, Any], folder: Path) -> None:
+    """`report.html`, its figures as PNG, and `result.json` in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report.save(folder / "report.html")
+    report.save_figures(folder)
+    (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

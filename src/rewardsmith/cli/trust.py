@@ -23,6 +23,7 @@ from rewardsmith.cli.common import (
     interval,
     out,
     progress_bar,
+    save_report,
     table,
 )
 
@@ -72,7 +73,7 @@ def evaluate(
     if out_dir is not None:
         from rewardsmith.report import evaluation_report
 
-        _save(evaluation_report(evaluations, comparison), result, out_dir)
+        save_report(evaluation_report(evaluations, comparison), result, out_dir)
     if as_json:
         emit_json(result)
         return
@@ -154,7 +155,7 @@ def audit(
     if out_dir is not None:
         from rewardsmith.report import audit_report
 
-        _save(audit_report(result), as_dict, out_dir)
+        save_report(audit_report(result), as_dict, out_dir)
     if as_json:
         emit_json(as_dict)
         return
@@ -221,7 +222,7 @@ def best_of_n(
     if report is not None:
         from rewardsmith.report import best_of_n_report
 
-        _save(best_of_n_report({reward: result}), as_dict, report)
+        save_report(best_of_n_report({reward: result}), as_dict, report)
     if as_json:
         emit_json(as_dict)
         return
@@ -286,16 +287,6 @@ def _generated(
 
 def _shown(estimate: dict[str, Any] | None, *, percent: bool = True) -> str:
     return "-" if estimate is None else interval(estimate["value"], estimate["low"], estimate["high"], percent=percent)
-
-
-def _save(report: Any, result: dict[str, Any], folder: Path) -> None:
-    """`report.html`, its figures as PNG, and `result.json` in `folder`."""
-    import json
-
-    folder.mkdir(parents=True, exist_ok=True)
-    report.save(folder / "report.html")
-    report.save_figures(folder)
-    (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _say_saved(folder: Path | None) -> None:

@@ -84,7 +84,10 @@ class PairwiseJudge(JudgeBase, PreferenceModel):
         return self.ask(prompts, list(zip(a, b)), orders, columns)
 
     def preference(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any) -> np.ndarray:
-        judged = self.judge_pairs(prompts, a, b, **columns)
+        return self.logits(self.judge_pairs(prompts, a, b, **columns))
+
+    def logits(self, judged: Judgments) -> np.ndarray:
+        """(B,) logits that the first response of each pair wins, NaN where the votes of an order are lost."""
         if not len(judged):
             return np.empty(0)
         scores, orders = np.stack(judged.scores), np.stack(judged.orders)  # (B, V, 2)
