@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewardsmith.models.losses import accuracy, bradley_terry, preference_loss
+from rewardsmith.models.losses import bradley_terry, hits, preference_loss
 
 numbers = st.floats(-20, 20, width=32)
 
@@ -68,5 +68,5 @@ def test_swapping_the_pair_and_its_label_changes_nothing(logit, probability):
     assert forth.item() == pytest.approx(back.item(), abs=1e-9)
 
 
-def test_accuracy_counts_ties_half():
-    assert accuracy(t(1.0, -1.0, 0.0, 2.0)).item() == pytest.approx(2.5 / 4)
+def test_a_tie_is_half_a_hit():
+    assert hits(t(1.0, -1.0, 0.0, 2.0)).tolist() == [1.0, 0.0, 0.5, 1.0]

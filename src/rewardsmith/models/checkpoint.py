@@ -10,13 +10,13 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from rewardsmith.models.reward_model import CARD, PairwiseModel, RewardModel
+from rewardsmith.models.reward_model import CARD
 
 CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
@@ -78,10 +78,11 @@ def _write(file: Path, value: Any) -> None:
     file.write_text(json.dumps(value), encoding="utf-8")
 
 
-def check_output(out: Path) -> None:
+def check_output(out: Path, card: str = CARD) -> None:
+    """Refuse a folder that holds anything but a run of ours, which `card` or checkpoints show."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"output_dir {str(out)!r} is a file")
-    if out.is_dir() and any(out.iterdir()) and not ((out / CARD).is_file() or (out / CHECKPOINTS).is_dir()):
+    if out.is_dir() and any(out.iterdir()) and not ((out / card).is_file() or (out / CHECKPOINTS).is_dir()):
         raise ValueError(f"output_dir {str(out)!r} has other files in it; name a new folder")
 
 
@@ -109,21 +110,27 @@ def last_checkpoint(folder: Path, asked: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def finished_run(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished_run(out: Path, asked: Mapping[str, Any], card: str = CARD) -> dict[str, Any] | None:
     """What a finished run in `out` with the same options reported, or None."""
-    if (out / CHECKPOINTS).is_dir() or not (out / CARD).is_file():
+    if (out / CHECKPOINTS).is_dir() or not (out / card).is_file():
         return None
-    training = json.loads((out / CARD).read_text(encoding="utf-8"))["training"]
+    training = json.loads((out / card).read_text(encoding="utf-8"))["training"]
     return training if training.get("options") == json.loads(json.dumps(asked)) else None
 
 
-def write_whole(model: RewardModel | PairwiseModel, out: Path, training: Mapping[str, Any]) -> None:
-    """Save into a folder beside the others, then move the files in, the one that `load_model` looks for last."""
+class Savable(Protocol):
+    """Something that writes itself into a folder, with a card about how it was made."""
+
+    def save(self, folder: str | Path, training: Mapping[str, Any] | None = None) -> None: ...
+
+
+def write_whole(model: Savable, out: Path, training: Mapping[str, Any], card: str = CARD) -> None:
+    """Save into a folder beside the others, then move the files in, the card by which a run is known last."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=out) as folder:
         model.save(folder, training)
-        (out / CARD).unlink(missing_ok=True)
-        files = sorted(Path(folder).iterdir(), key=lambda file: (file.name == CARD, file.suffix == ".json"))
+        (out / card).unlink(missing_ok=True)
+        files = sorted(Path(folder).iterdir(), key=lambda file: (file.name == card, file.suffix == ".json"))
         for file in files:
             if file.is_dir():
                 shutil.rmtree(out / file.name, ignore_errors=True)

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rewardsmith.models.checkpoint import load_optimizer, load_random_state, save_optimizer, save_random_state
-from rewardsmith.models.losses import accuracy
+from rewardsmith.models.layout import token_batches
+from rewardsmith.models.losses import hits
 from rewardsmith.models.pairs import Pairs, StepSampler
 from rewardsmith.models.reward_model import Network
 
@@ -30,10 +32,39 @@ class _Loader(DataLoader):
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-class PairNetwork(nn.Module):
-    """What the trainer trains: a network that answers a batch of pairs with their losses."""
+Metrics = dict[str, torch.Tensor]
 
-    def __init__(self, network: Network, **loss_options: float) -> None:
+
+class PairModule(nn.Module, ABC):
+    """What the trainer trains: a module that answers a batch of pairs with their losses.
+
+    Attributes:
+        budget: tokens of one forward pass; a part of a step that has more is computed in several.
+        trainable: whether more than a head takes gradients, so that there is something to shard.
+    """
+
+    budget: int
+    trainable: bool
+
+    @abstractmethod
+    def forward(
+        self,
+        items: Sequence[Any],
+        groups: Sequence[str],
+        prompts: Sequence[Any] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[torch.Tensor, Metrics]:
+        """Losses (B,) and named figures (B,), detached, of B pairs.
+
+        `items` are chosen and rejected in turn, `groups` B prompts; all as `Pairs.batch` gives them.
+        """
+
+
+class PairNetwork(PairModule):
+    """A reward network and the loss of its head."""
+
+    def __init__(self, network: Network, **loss_options: Any) -> None:
         super().__init__()
         self.network = network
         self.loss_options = loss_options  # of `Head.loss`
@@ -47,8 +78,7 @@ class PairNetwork(nn.Module):
         prompts: Sequence[Any] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
         lengths: Sequence[int] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses and logits, each (B,), of B pairs: `items` are chosen and rejected in turn, `groups` B prompts."""
+    ) -> tuple[torch.Tensor, Metrics]:
         backbone, head = self.network.backbone, self.network.head
         device = self.network.device
         hidden = backbone(items, [key for key in groups for _ in "cr"])
@@ -60,11 +90,20 @@ class PairNetwork(nn.Module):
             keys = list(dict.fromkeys(groups))
             order = {key: at for at, key in enumerate(keys)}
             inputs["prompt_hidden"] = backbone(prompts, keys)[[order[key] for key in groups]]
-        return head.loss(hidden[0::2], hidden[1::2], **self.loss_options, **inputs)
+        losses, logits = head.loss(hidden[0::2], hidden[1::2], **self.loss_options, **inputs)
+        return losses, {"accuracy": hits(logits)}
+
+    @property
+    def budget(self) -> int:  # type: ignore[override]
+        return self.network.budget
+
+    @property
+    def trainable(self) -> bool:  # type: ignore[override]
+        return self.network.backbone.trainable
 
 
 class PreferenceTrainer(Trainer):
-    """`transformers.Trainer` for a `PairNetwork` and `Pairs`.
+    """`transformers.Trainer` for a `PairModule` and `Pairs`.
 
     The loss of a step is the mean over all its pairs, over processes and accumulation alike, so how a step is split
     does not matter.
@@ -75,14 +114,14 @@ class PreferenceTrainer(Trainer):
     lr_scheduler: Any
     model_accepts_loss_kwargs: bool
 
-    def __init__(self, model: PairNetwork, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
-        self._trainable = model.network.backbone.trainable
+    def __init__(self, model: PairModule, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
+        self._trainable = model.trainable
         super().__init__(model=model, args=args, train_dataset=pairs, data_collator=pairs.batch, **options)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the pairs of the whole step, not by its parts
         self.pairs = pairs
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self._hits: list[torch.Tensor] = []
+        self._seen: list[Metrics] = []  # sums over batches since the last log
 
     def create_accelerator_and_postprocess(self) -> None:
         """The first thing that a `Trainer` does, so what is refused here leaves no folder behind."""
@@ -127,8 +166,7 @@ class PreferenceTrainer(Trainer):
         return total
 
     def _chunks(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        network = self.accelerator.unwrap_model(self.model).network
-        budget = network.budget
+        budget = self.accelerator.unwrap_model(self.model).budget
         if self.sharded or sum(inputs["lengths"]) <= budget or inputs["prompts"] is not None:
             return [inputs]  # sharded: every process must make equally many passes
         bounds, used = [0], 0
@@ -156,20 +194,23 @@ class PreferenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        losses, logits = model(**inputs)
-        self._hits.append(accuracy(logits.detach()) * len(logits))
-        self._hits.append(torch.tensor(float(len(logits)), device=logits.device))
+        losses, metrics = model(**inputs)
+        sums = {name: values.double().sum() for name, values in metrics.items()}
+        self._seen.append({**sums, "": torch.full_like(losses[0].detach(), len(losses), dtype=torch.double)})
         count = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.float().sum() / count * self.args.world_size  # DDP averages over processes
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, metrics) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._hits and "loss" in logs:
-            hits = torch.stack([value.double() for value in self._hits]).view(-1, 2).sum(0)
+        if self._seen and "loss" in logs:
+            names = list(self._seen[0])
+            sums = torch.stack([torch.stack([each[name] for name in names]) for each in self._seen]).sum(0)
             if self.args.world_size > 1:
-                hits = self.accelerator.reduce(hits)
-            logs["accuracy"] = float(hits[0] / hits[1])
-            self._hits.clear()
+                sums = self.accelerator.reduce(sums)
+            totals = dict(zip(names, sums.tolist()))
+            count = totals.pop("")
+            logs.update({name: total / count for name, total in totals.items()})
+            self._seen.clear()
         super().log(logs, start_time)
 
     def gather_into(self, network: Network) -> None:
@@ -253,25 +294,26 @@ class Progress(TrainerCallback):
 
 
 class HeldOut(TrainerCallback):
-    """Loss and accuracy on held-out pairs after each epoch, into the trainer's log history."""
+    """Loss, accuracy, ... on held-out pairs after each epoch, into the trainer's log history."""
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        loss, hit = evaluate(model, self.pairs)
-        state.log_history.append(
-            {"epoch": state.epoch, "step": state.global_step, "eval_loss": loss, "eval_accuracy": hit}
-        )
+        found = {f"eval_{name}": value for name, value in evaluate(model, self.pairs).items()}
+        state.log_history.append({"epoch": state.epoch, "step": state.global_step, **found})
         control.should_log = True  # so that the training loss of this step is there too
 
 
 @torch.no_grad()
-def evaluate(model: PairNetwork, pairs: Pairs) -> tuple[float, float]:
-    """Mean loss and accuracy (ties half) of a `PairNetwork` on pairs."""
+def evaluate(model: PairModule, pairs: Pairs) -> dict[str, float]:
+    """Mean `loss` and metrics of a `PairModule` on pairs."""
     was_training = model.training
     model.eval()
-    results = [model(**pairs.batch(rows)) for rows in model.network.chunks(pairs.lengths.tolist(), pairs.groups)]
+    found: dict[str, list[torch.Tensor]] = {}
+    for rows in token_batches(pairs.lengths.tolist(), pairs.groups, model.budget):
+        losses, metrics = model(**pairs.batch(rows))
+        for name, values in {"loss": losses, **metrics}.items():
+            found.setdefault(name, []).append(values.double())
     model.train(was_training)
-    losses, logits = (torch.cat(parts).double() for parts in zip(*results))
-    return float(losses.mean()), float(accuracy(logits))
+    return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}

@@ -15,7 +15,7 @@ Everything here is arithmetic on lengths: no tensors, no text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -116,6 +116,37 @@ def shared_prefixes(rows: Sequence[Sequence[int]], keys: Sequence[Hashable]) -> 
         prefix = min(common_prefix(texts), min(map(len, texts)) - 1) if len(texts) > 1 else 0
         groups.extend([Group(tuple(rows_of), prefix)] if prefix else [Group((i,)) for i in rows_of])
     return groups
+
+
+def default_budget(device: str) -> int:
+    """Tokens of one forward pass that keep a device (`cpu`, `cuda`) busy while masks are still small."""
+    return 16_384 if device == "cuda" else 4_096
+
+
+def token_batches(lengths: Sequence[int], groups: Sequence[Hashable], budget: int) -> Iterator[list[int]]:
+    """Row indices in batches bounded by tokens: rows of one group stay together, groups go by length.
+
+    Rows of length 0 (failures) are left out. A group that exceeds the bound is split; a longer single row goes alone.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for row, (length, group) in enumerate(zip(lengths, groups)):
+        if length:
+            members.setdefault(group, []).append(row)
+    batch: list[int] = []
+    used = 0
+    for rows in sorted(members.values(), key=lambda rows: max(lengths[row] for row in rows)):
+        whole = sum(lengths[row] for row in rows)
+        if batch and used + whole > budget:
+            yield batch
+            batch, used = [], 0
+        for row in rows:
+            if batch and used + lengths[row] > budget:
+                yield batch
+                batch, used = [], 0
+            batch.append(row)
+            used += lengths[row]
+    if batch:
+        yield batch
 
 
 def partition(sizes: np.ndarray, cost: Callable[[np.ndarray, int], np.ndarray], budget: float) -> list[slice]:

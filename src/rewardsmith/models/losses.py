@@ -65,6 +65,6 @@ def bradley_terry(
     return loss + l2 * (chosen.square() + rejected.square()) if l2 else loss
 
 
-def accuracy(logits: torch.Tensor) -> torch.Tensor:
-    """Share of pairs with a positive logit, ties counting half: a scalar tensor, NaN where there are no pairs."""
-    return ((logits > 0).double() + 0.5 * (logits == 0).double()).mean()
+def hits(logits: torch.Tensor) -> torch.Tensor:
+    """1 for a pair with a positive logit, one half for a tie, else 0: (B,), detached; their mean is the accuracy."""
+    return ((logits > 0).double() + 0.5 * (logits == 0).double()).detach()

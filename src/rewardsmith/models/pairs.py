@@ -7,13 +7,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from rewardsmith.data.records import RecordError, as_columns, as_text, text_key
-from rewardsmith.models.backbones import Backbone
+from rewardsmith.data.records import RecordError, Text, as_columns, as_text, text_key
+from rewardsmith.models.backbones import Encoded
 from rewardsmith.models.heads import Head
 
 BUCKET = 32  # steps whose pairs are sorted by length together; a short window keeps the order random
@@ -49,7 +49,7 @@ class Pairs(Dataset):
         return row
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """The rows as keyword arguments of `PairNetwork.forward`."""
+        """The rows as keyword arguments of `PairModule.forward`."""
         groups = [self.groups[i] for i in rows]
         return {
             "items": [side[i] for i in rows for side in (self.chosen, self.rejected)],
@@ -60,17 +60,26 @@ class Pairs(Dataset):
         }
 
 
+class Encoder(Protocol):
+    """What turns texts into encodings: a `Backbone`, or anything else with this method."""
+
+    def encode(self, prompts: Sequence[Text], completions: Sequence[Text]) -> Encoded:
+        """One encoding per row."""
+
+
 def encode_pairs(
-    records: Any, backbone: Backbone, head: Head, *, use_margin: bool = False, what: str = "records"
+    records: Any, encoder: Encoder, head: Head | None = None, *, use_margin: bool = False, what: str = "records"
 ) -> Pairs:
     """Check and encode preference records: `prompt`, `chosen`, `rejected`, and the columns that head and loss read.
+
+    `target_prob` is read wherever it is there.
 
     Raises:
         RecordError: for a row without a usable prompt, chosen or rejected, margin or target_prob.
         ValueError: where there are no rows, a column is missing, or no pair can be encoded.
     """
     columns = as_columns(records)
-    for name in ("chosen", "rejected", *(["margin"] if use_margin else []), *head.columns):
+    for name in ("chosen", "rejected", *(["margin"] if use_margin else []), *(head.columns if head else ())):
         if name not in columns:
             raise ValueError(f"{what}: no column {name!r}; there are {sorted(columns)}")
     chosen, rejected = columns["chosen"], columns["rejected"]
@@ -83,24 +92,24 @@ def encode_pairs(
                 raise RecordError(
                     f"must be text or a list of messages, not {type(text).__name__}", row=row, column=name
                 )
-    kept_columns = {name: columns[name] for name in head.columns}
+    kept_columns = {name: columns[name] for name in (head.columns if head else ())}
     if use_margin:
         kept_columns["margin"] = _numbers(columns["margin"], "margin")
     if any(value is not None for value in columns.get("target_prob", [])):
         filled = [1.0 if value is None else value for value in columns["target_prob"]]
         kept_columns["target_prob"] = _numbers(filled, "target_prob", 0.0, 1.0)
 
-    if head.reads_length:
+    if head and head.reads_length:
         kept_columns["length"] = [(len(as_text(c)), len(as_text(r))) for c, r in zip(chosen, rejected)]
 
     # Interleaved: texts of one prompt follow each other.
-    encoded = backbone.encode([p for p in prompts for _ in "cr"], [t for pair in zip(chosen, rejected) for t in pair])
+    encoded = encoder.encode([p for p in prompts for _ in "cr"], [t for pair in zip(chosen, rejected) for t in pair])
     failed = {row // 2: failure for row, failure in sorted(encoded.failures.items(), reverse=True)}
     groups = [text_key(prompt) for prompt in prompts]
     encodings: dict[str, Any] = {}
-    if head.reads_prompt:
+    if head and head.reads_prompt:
         first = {key: row for row, key in reversed(list(enumerate(groups)))}
-        alone = backbone.encode([""] * len(first), [prompts[row] for row in first.values()])
+        alone = encoder.encode([""] * len(first), [prompts[row] for row in first.values()])
         encodings = dict(zip(first, alone.items))
         for row, key in enumerate(groups):
             if encodings[key] is None:

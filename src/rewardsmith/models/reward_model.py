@@ -15,6 +15,7 @@ from torch import nn
 from rewardsmith.data.records import Batch, Text, as_columns, text_key
 from rewardsmith.models.backbones import Backbone
 from rewardsmith.models.heads import Head, ScalarHead, build_head, head_path
+from rewardsmith.models.layout import default_budget, token_batches
 from rewardsmith.reward import Failure, PreferenceModel, Reward, Scores
 
 CARD = "rewardsmith.json"  # beside the weights: which backbone, which head, how it was trained
@@ -42,33 +43,11 @@ class Network(nn.Module):
     @property
     def budget(self) -> int:
         """Tokens of one forward pass: `max_tokens`, or enough to keep the device busy with masks still small."""
-        return self.max_tokens or (16_384 if self.device.type == "cuda" else 4_096)
+        return self.max_tokens or default_budget(self.device.type)
 
     def chunks(self, lengths: Sequence[int], groups: Sequence[Hashable]) -> Iterator[list[int]]:
-        """Row indices in batches bounded by tokens: rows of one group stay together, groups go by length.
-
-        Rows of length 0 (failures) are left out. A group that exceeds the bound is split.
-        """
-        members: dict[Hashable, list[int]] = {}
-        for row, (length, group) in enumerate(zip(lengths, groups)):
-            if length:
-                members.setdefault(group, []).append(row)
-        budget = self.budget
-        chunk: list[int] = []
-        used = 0
-        for rows in sorted(members.values(), key=lambda rows: max(lengths[row] for row in rows)):
-            whole = sum(lengths[row] for row in rows)
-            if chunk and used + whole > budget:
-                yield chunk
-                chunk, used = [], 0
-            for row in rows:
-                if chunk and used + lengths[row] > budget:
-                    yield chunk
-                    chunk, used = [], 0
-                chunk.append(row)
-                used += lengths[row]
-        if chunk:
-            yield chunk
+        """Row indices in batches bounded by the budget; see `layout.token_batches`."""
+        return token_batches(lengths, groups, self.budget)
 
     @torch.inference_mode()
     def hidden(

@@ -7,43 +7,23 @@ resumes to the same weights; the model folder appears whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
-import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
-from rewardsmith.data.records import as_columns, text_key
 from rewardsmith.models.backbones import Backbone
-from rewardsmith.models.checkpoint import CHECKPOINTS, check_output, finished_run, last_checkpoint, write_whole
-from rewardsmith.models.engine import HeldOut, PairNetwork, PreferenceTrainer, Progress, without_weights
+from rewardsmith.models.checkpoint import check_output, finished_run, write_whole
+from rewardsmith.models.engine import HeldOut, PairNetwork, Progress, without_weights
 from rewardsmith.models.heads import Head, build_head
 from rewardsmith.models.pairs import encode_pairs
 from rewardsmith.models.reward_model import PairwiseModel, RewardModel, build_backbone, load_model
+from rewardsmith.models.running import Recipe, check_positive, data_hash, peak_memory, training_run
 
 TABLE_WIDTH = {"scalar": 1, "gpm": 2}  # H of the hashed table, by head; 16 for a head of one's own
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Defaults of a kind of backbone: what trains it well without tuning."""
-
-    learning_rate: float
-    epochs: float
-    batch_size: int
-    optim: str = "adamw_torch"
-    warmup: float = 0.0
-    weight_decay: float = 0.0
 
 
 RECIPES = {
@@ -153,7 +133,7 @@ def train(
     Raises:
         ValueError: for bad options or data (`RecordError` with row and column); nothing has been written then.
     """
-    _check_options(
+    check_positive(
         epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, save_steps=save_steps, max_tokens=max_tokens,
         gradient_accumulation_steps=gradient_accumulation_steps,
     )  # fmt: skip
@@ -203,7 +183,7 @@ def train(
         "l2": l2,
         "seed": seed,
         "pairs": len(pairs),
-        "data": _data_hash(records),
+        "data": data_hash(records),
     }
 
     kind = RewardModel if built.scalar else PairwiseModel
@@ -212,58 +192,17 @@ def train(
         made = load_model(out, max_length=max_length)
         return TrainResult(model=made, is_main_process=os.environ.get("RANK", "0") == "0", **finished)
     network = PairNetwork(made.network, label_smoothing=label_smoothing, centering=centering, l2=l2)
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoints = Path(scratch) if out is None else out / CHECKPOINTS
-        last = last_checkpoint(checkpoints, asked) if resume and out is not None else None
-        trainer = PreferenceTrainer(
-            network,
-            TrainingArguments(
-                output_dir=str(checkpoints),
-                num_train_epochs=asked["epochs"],
-                learning_rate=asked["learning_rate"],
-                per_device_train_batch_size=asked["batch_size"],
-                gradient_accumulation_steps=gradient_accumulation_steps,
-                optim=recipe.optim,
-                warmup_steps=recipe.warmup,
-                weight_decay=recipe.weight_decay,
-                bf16=bf16,
-                save_strategy="no" if save_steps is None else "steps",
-                save_steps=save_steps or 500,
-                save_total_limit=2,
-                logging_steps=_logging_steps(len(pairs), asked),
-                logging_first_step=True,
-                report_to="none",
-                seed=seed,
-                use_cpu=not torch.cuda.is_available(),
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                dataloader_pin_memory=False,
-                ddp_find_unused_parameters=False,
-            ),
-            pairs,
-            callbacks=[Progress(), *([] if held_out is None else [HeldOut(held_out)])],
-        )
-        trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # several GPUs: accelerate launch, not DataParallel
+    callbacks = [Progress(), *([] if held_out is None else [HeldOut(held_out)])]
+    with training_run(
+        network, pairs, asked, recipe, out=out, resume=resume, save_steps=save_steps, callbacks=callbacks
+    ) as run:
+        trainer = run.trainer
         main = trainer.is_world_process_zero()
-        if save_steps is not None and main:
-            if last is None and checkpoints.is_dir():
-                shutil.rmtree(checkpoints)
-            checkpoints.mkdir(parents=True, exist_ok=True)
-            (checkpoints / "options.json").write_text(json.dumps(asked), encoding="utf-8")
         if trainer.sharded:  # the network is taken apart while it is trained; this copy takes the whole weights
-            if last is not None:
+            if run.last is not None:
                 raise ValueError("cannot resume from a checkpoint with FSDP or DeepSpeed: start without them")
             made = without_weights(made)
-        start = time.perf_counter()
-        outcome = trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        seconds = time.perf_counter() - start
-        history = _by_step(trainer.state.log_history)
-        steps = outcome.global_step - (0 if last is None else int(last.name.rpartition("-")[2]))
-        done = (
-            steps
-            * len(pairs)
-            / math.ceil(len(pairs) / (asked["batch_size"] * gradient_accumulation_steps * trainer.args.world_size))
-        )
+        figures = run.fit()
     if trainer.sharded:
         trainer.gather_into(made.network)
     if lora and (main or not trainer.sharded):
@@ -271,15 +210,13 @@ def train(
     made.network.eval()
     result = TrainResult(
         model=made,
-        history=history,
-        seconds=seconds,
-        pairs_per_second=done / max(seconds, 1e-9),
         pairs=len(pairs),
         skipped=pairs.skipped,
         truncated=pairs.truncated,
-        peak_memory=_peak_memory(),
+        peak_memory=peak_memory(),
         is_main_process=main,
         options=asked,
+        **figures,
     )
     if out is not None and main:
         write_whole(made, out, {k: v for k, v in result.to_dict().items() if k != "fingerprint"})
@@ -293,43 +230,3 @@ def _kind(backbone: Backbone, lora: bool) -> str:
     if not backbone.trainable:
         return "frozen"
     return "lora" if lora else "full"
-
-
-def _check_options(**options: float | None) -> None:
-    for name, value in options.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _logging_steps(pairs: int, asked: Mapping[str, Any]) -> int:
-    """About 50 entries of history."""
-    steps = asked["epochs"] * pairs / (asked["batch_size"] * asked["gradient_accumulation_steps"])
-    return max(1, round(steps / 50))
-
-
-def _by_step(log: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """One entry per logged step, with training and held-out figures together."""
-    history: dict[float, dict[str, float]] = {}
-    for row in log:
-        if "loss" in row or "eval_loss" in row:
-            history.setdefault(row["step"], {}).update(row)
-    return list(history.values())
-
-
-def _data_hash(records: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the pairs."""
-    columns = as_columns(records)
-    digest = hashlib.sha256()
-    for name in ("prompt", "chosen", "rejected"):
-        for text in columns.get(name, []):
-            digest.update(text_key(text).encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
