@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
-from rewardsmith.chat.protocol import Answer, ChatModel, TokenLogprob
+from rewardsmith.chat.protocol import Answer, TokenLogprob
+from rewardsmith.chat.scripted import ScriptedModel
 
 
-class Script(ChatModel):
-    """`answer(text of the user message, index of the sample) -> str | Answer`. Keeps what it was asked."""
-
-    name = "script"
+class Script(ScriptedModel):
+    """`answer(text of the user message, index of the sample) -> str | Answer`; counts questions and samples."""
 
     def __init__(self, answer: Callable[[str, int], str | Answer]) -> None:
-        super().__init__()
-        self.answer = answer
+        super().__init__(lambda messages, i: answer(messages[-1]["content"], i))
         self.calls: list[tuple[int, int]] = []  # questions and samples of each call of `generate`
-        self.asked: list[list] = []
 
-    def generate(self, prompts, n=1, *, max_new_tokens=256, temperature=1.0, top_p=1.0, stop=(), seed=0, logprobs=0):
+    def generate(self, prompts, n=1, **options):
         self.calls.append((len(prompts), n))
-        for messages in prompts:
-            self.asked.append(messages)
-            said = [self.answer(messages[-1]["content"], i) for i in range(n)]
-            yield [Answer(text) if isinstance(text, str) else text for text in said]
-
-    def fingerprint(self):
-        return {"name": self.name}
+        yield from super().generate(prompts, n, **options)
 
 
 def shown(text: str) -> list[str]:
@@ -39,8 +31,6 @@ def shown(text: str) -> list[str]:
 
 def yes_no(logit: float) -> Answer:
     """An answer of one token with the probability sigmoid(logit) of YES."""
-    import math
-
     p = 1 / (1 + math.exp(-logit))
     top = (("YES", math.log(p)), ("NO", math.log(1 - p)))
     return Answer(max(top, key=lambda pair: pair[1])[0], logprobs=(TokenLogprob(*top[0], top=top),))

@@ -212,7 +212,7 @@ def test_a_meta_reward_learns_from_correctness_which_critiques_to_trust():
     prompts, candidates, samples = judged(pairs(120))
     records = labeled_critiques(prompts, candidates, [[1, 0]] * 120, samples)
     assert len(records["label"]) == 120 * 8 and 0.5 < np.mean(records["label"]) < 0.7
-    result = train_meta(records, seed=1)
+    result = train_meta(records, learning_rate=0.02, seed=1)
     assert result.losses[-1] < result.losses[0] < 0.75
     trust = result.model(
         ["q"] * 2, ["each step was traced through\n\\boxed{7, 5}", "overall impression and feeling\n\\boxed{7, 5}"]
@@ -224,7 +224,7 @@ def test_a_meta_reward_learns_from_correctness_which_critiques_to_trust():
     gaps = np.stack(guided.totals(prompts, candidates, samples)) @ [1, -1]
     plain = sum_votes(np.stack(samples.scores)) @ [1, -1]
     assert correctness(gaps).mean() > correctness(plain).mean() + 0.02
-    again = train_meta(records, seed=1)
+    again = train_meta(records, learning_rate=0.02, seed=1)
     assert again.losses == result.losses
     with pytest.raises(ValueError, match="right and others that are wrong"):
         train_meta({**records, "label": [True] * len(records["label"])})

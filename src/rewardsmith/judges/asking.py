@@ -297,5 +297,6 @@ def balanced_orders(responses: Sequence[Text], votes: int, seed: int, prompt: Te
     text = "\0".join([str(seed), text_key(prompt), *sorted(keys)])
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]))
     n = len(keys)
-    rounds = [rng.permutation(n) for _ in range(-(-votes // n))]
-    return canonical[[np.roll(base, -shift) for base in rounds for shift in range(n)][:votes]]
+    rounds = np.stack([rng.permutation(n) for _ in range(-(-votes // n))])
+    rotations = (np.arange(n)[:, None] + np.arange(n)) % n
+    return canonical[rounds[:, rotations].reshape(-1, n)[:votes]]

@@ -76,7 +76,7 @@ def train_meta(
         records: columns `prompt`, `completion` and `label`, as from `labeled_critiques`.
         backbone: reads the critiques; trained too where it is trainable. Default: hashed n-grams.
         epochs: passes over the records.
-        learning_rate: of Adam, falling linearly to 0. Default: 0.02 for hashed n-grams, 1e-5 for others, as published.
+        learning_rate: of Adam, falling linearly to 0. Default: 0.005 for hashed n-grams, 1e-5 for others, as published.
         batch_size: critiques per step.
         seed: of the order, and of a new head.
 
@@ -98,7 +98,7 @@ def train_meta(
     model = RewardModel(backbone, name="meta_reward")
     model.network.train()
     weights = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
-    rate = (0.02 if hashed else 1e-5) if learning_rate is None else learning_rate
+    rate = (0.005 if hashed else 1e-5) if learning_rate is None else learning_rate
     optimizer = torch.optim.Adam(weights, lr=rate)
     steps = epochs * -(-len(rows) // batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0))
