@@ -185,7 +185,10 @@ def best_of_n(
         typer.Option("--gold", help="Gold reward: a column with one number per candidate, or a reward by name."),
     ] = None,
     generate: Annotated[
-        str | None, typer.Option("--generate", help="Causal language model that writes the candidates, by id or path.")
+        str | None,
+        typer.Option(
+            "--generate", help="What writes the candidates: a model by id or path, or `http://host/v1#model`."
+        ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates to generate per prompt.")] = 8,
     temperature: Annotated[float, typer.Option("--temperature", min=0)] = 1.0,
@@ -273,16 +276,21 @@ def check_data(
 def _generated(
     records: Dataset, model: str, n: int, temperature: float, max_new_tokens: int, seed: int, options: dict[str, Any]
 ) -> Dataset:
-    """The prompts of `records`, each with n candidates that `model` wrote."""
-    from rewardsmith.chat.local import LocalModel
+    """The prompts of `records`, each with the candidates that `model` wrote for it: n, less those that did not come."""
+    from rewardsmith.chat import load_chat
 
     prompts = list(records["prompt"])
-    language_model = LocalModel.from_pretrained(model, **options)
-    samples = language_model.generate(prompts, n, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    chat = load_chat(model, **options)
+    groups = chat.generate(prompts, n, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     with progress_bar() as progress:
-        candidates = list(progress.track(samples, total=len(prompts), description="Generating"))
+        answers = list(progress.track(groups, total=len(prompts), description="Generating"))
+    candidates = [[answer.text for answer in group if answer.error is None] for group in answers]
+    if chat.usage.failed:
+        reason = next(answer.error for group in answers for answer in group if answer.error is not None)
+        err.print(f"{chat.usage.failed} of {n * len(prompts)} candidates did not come, the first because {reason}")
     keep = [name for name in records.column_names if name not in ("candidates", "chosen", "rejected", "completion")]
-    return records.select_columns(keep).add_column("candidates", candidates)
+    written = records.select_columns(keep).add_column("candidates", candidates)
+    return written.select([row for row, group in enumerate(candidates) if group])
 
 
 def _shown(estimate: dict[str, Any] | None, *, percent: bool = True) -> str:
