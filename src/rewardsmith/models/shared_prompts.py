@@ -80,7 +80,7 @@ class SharedPrompts(ABC):
         layout: str,
         batch_tokens: int | None,
         name: str | None,
-        counted: transformers.PreTrainedModel | None = None,
+        counted: Any = None,
     ) -> None:
         """Set the attributes above; `counted` is the part of the model that `states` runs, where that is not all."""
         if layout not in ("auto", *LAYOUTS):

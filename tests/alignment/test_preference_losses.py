@@ -1,0 +1,126 @@
+"""Preference losses: hand-computed numbers of a two-token world, identities, and where gradients flow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rewardsmith.alignment.logps import sequence_logps
+from rewardsmith.alignment.preference_losses import (
+    LOSSES,
+    PairLogps,
+    dpo_loss,
+    hinge_loss,
+    ipo_loss,
+    tdpo1_loss,
+    tdpo2_loss,
+)
+
+A, B = 0, 1
+
+
+def world(extra: int = 0) -> tuple[PairLogps, torch.Tensor]:
+    """Two steps, two tokens: P(a) = 0.8 first, 0.6 after a, 0.9 after b; uniform reference; aa preferred to bb."""
+    table = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.9, 0.1]], dtype=torch.double).log().requires_grad_()
+    states = torch.eye(3, dtype=torch.double)
+    rows = {}
+    for name, ids, before in (("chosen", [A, A], [0, 1]), ("rejected", [B, B], [0, 2])):
+        hidden = states[torch.tensor([before + [0] * extra])]
+        mask = torch.tensor([[True] * 2 + [False] * extra])
+        uniform = (hidden, torch.zeros(2, 3, dtype=torch.double))
+        found = sequence_logps(hidden, table.T, torch.tensor([ids + [A] * extra]), mask, ref=uniform, kl=True)
+        rows |= {f"{name}_logps": found.logps, f"{name}_ref_logps": found.ref_logps, f"{name}_kl": found.kl}
+        rows[f"{name}_mask"] = mask
+    return PairLogps(**rows), table
+
+
+@pytest.mark.parametrize("extra", [0, 3])
+def test_hand_computed_numbers_do_not_depend_on_padding(extra):
+    pairs, _ = world(extra)
+    (m_w, m_l), (s_w, s_l) = pairs.log_ratios(), pairs.sequence_kl()
+    found = [v.item() for v in (m_w, m_l, s_w, s_l)]
+    assert found == pytest.approx([0.6523252, -2.5257286, 0.2435545, 0.7339692], abs=1e-7)
+    assert dpo_loss(pairs, beta=0.1)[0].item() == pytest.approx(0.5468168, abs=1e-7)
+    assert tdpo1_loss(pairs, beta=0.1)[0].item() == pytest.approx(0.5677674, abs=1e-7)
+    assert tdpo2_loss(pairs, beta=0.1, alpha=0.5)[0].item() == pytest.approx(0.5572185, abs=1e-7)
+    assert hinge_loss(pairs, beta=0.1)[0].item() == pytest.approx(1 - 0.1 * (m_w - m_l).item(), abs=1e-12)
+    assert ipo_loss(pairs, beta=0.1)[0].item() == pytest.approx(((m_w - m_l).item() / 2 - 5) ** 2, abs=1e-9)
+
+
+def test_figures_are_implicit_rewards_detached():
+    pairs, _ = world()
+    (m_w, m_l), (s_w, s_l) = pairs.log_ratios(), pairs.sequence_kl()
+    figures = dpo_loss(pairs, beta=0.1)[1]
+    assert figures["chosen_reward"].item() == pytest.approx(0.1 * m_w.item())
+    assert figures["margin"].item() == pytest.approx(0.1 * (m_w - m_l).item()) and figures["accuracy"].item() == 1
+    assert figures["rejected_logps"].item() == pytest.approx(math.log(0.2 * 0.1))
+    token_level = tdpo2_loss(pairs, beta=0.1)[1]
+    assert token_level["rejected_reward"].item() == pytest.approx(0.1 * (m_l + s_l).item())
+    assert token_level["chosen_kl"].item() == pytest.approx(s_w.item())
+    assert not any(value.requires_grad for value in (*figures.values(), *token_level.values()))
+
+
+def rolled(pairs: PairLogps, **changes) -> PairLogps:
+    return PairLogps(**{**vars(pairs), **changes})
+
+
+def test_a_policy_that_is_its_reference_has_loss_ln_2():
+    pairs, _ = world()
+    start = rolled(
+        pairs,
+        chosen_logps=pairs.chosen_ref_logps,
+        rejected_logps=pairs.rejected_ref_logps,
+        chosen_kl=torch.zeros(1, 2),
+        rejected_kl=torch.zeros(1, 2),
+    )
+    for name in ("dpo", "tdpo1", "tdpo2"):
+        assert LOSSES[name].function(start)[0].item() == pytest.approx(math.log(2), abs=1e-12)
+
+
+def test_tdpo2_without_alpha_is_dpo():
+    pairs, table = world()
+    ours, plain = tdpo2_loss(pairs, alpha=0.0)[0], dpo_loss(pairs)[0]
+    assert torch.equal(ours, plain)
+    assert torch.equal(*(torch.autograd.grad(loss.sum(), table, retain_graph=True)[0] for loss in (ours, plain)))
+
+
+@pytest.mark.parametrize(("name", "chosen_side"), [("tdpo1", True), ("tdpo2", False)])
+def test_only_tdpo1_pushes_the_divergence_on_chosen_responses(name, chosen_side):
+    pairs, _ = world()
+    s_w, s_l = (kl.detach().requires_grad_() for kl in (pairs.chosen_kl, pairs.rejected_kl))
+    LOSSES[name].function(rolled(pairs, chosen_kl=s_w, rejected_kl=s_l))[0].sum().backward()
+    assert (s_l.grad > 0).all()  # descent lowers it
+    assert (s_w.grad is not None and bool((s_w.grad < 0).all())) is chosen_side
+
+
+def test_soft_labels_are_cross_entropy_against_the_confidence():
+    pairs, _ = world()
+    z = 0.1 * (pairs.log_ratios()[0] - pairs.log_ratios()[1]).item()
+    soft = rolled(pairs, target_prob=torch.tensor([0.9]))
+    expected = 0.9 * math.log1p(math.exp(-z)) + 0.1 * math.log1p(math.exp(z))
+    assert dpo_loss(soft)[0].item() == pytest.approx(expected, abs=1e-7)
+    assert dpo_loss(rolled(pairs, target_prob=torch.ones(1)))[0].item() == pytest.approx(dpo_loss(pairs)[0].item())
+    # At z = log(c / (1 - c)) the loss is the entropy of c.
+    at = torch.tensor([[math.log(9.0)]], dtype=torch.double)
+    zero, mask = torch.zeros(1, 1, dtype=torch.double), torch.ones(1, 1, dtype=torch.bool)
+    best = PairLogps(at, zero, zero, zero, mask, mask, target_prob=torch.tensor([0.9]))
+    assert dpo_loss(best, beta=1.0)[0].item() == pytest.approx(0.3250830, abs=1e-7)
+
+
+def test_what_lies_outside_the_mask_counts_nothing_whatever_it_is():
+    pairs, _ = world(2)
+    spoiled = {}
+    for name in ("chosen", "rejected"):
+        mask = getattr(pairs, f"{name}_mask")
+        for column in ("logps", "kl"):
+            spoiled[f"{name}_{column}"] = getattr(pairs, f"{name}_{column}").masked_fill(~mask, torch.nan)
+    for loss in LOSSES.values():
+        assert torch.equal(loss.function(rolled(pairs, **spoiled))[0], loss.function(pairs)[0])
+
+
+def test_a_loss_that_needs_divergences_says_so():
+    pairs, _ = world()
+    with pytest.raises(ValueError, match="chosen_kl and rejected_kl"):
+        tdpo2_loss(rolled(pairs, chosen_kl=None, rejected_kl=None))
