@@ -118,10 +118,11 @@ def test_threads_share_a_model():
     with Server(delay=0.01) as server:
         model = EndpointModel("tiny", server.url, concurrency=3)
         results: dict[int, list] = {}
-        threads = [
-            threading.Thread(target=lambda k=k: results.__setitem__(k, texts(model.generate([f"{k}-{i}" for i in range(9)]))))
-            for k in range(4)
-        ]  # fmt: skip
+
+        def ask(k: int) -> None:
+            results[k] = texts(model.generate([f"{k}-{i}" for i in range(9)]))
+
+        threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
         assert all(results[k] == [[f"{k}-{i}|0|0"] for i in range(9)] for k in range(4))
