@@ -1,4 +1,4 @@
-"""An exact token-level decision process: every reward, value and optimal policy is known (paper 33, Rafailov et al. 2024).
+"""An exact token-level process: all rewards, values and optimal policies are known (paper 33, Rafailov et al. 2024).
 
 A state is a prompt and the tokens so far, an action is the next token, and after `horizon` tokens the text is complete.
 All prefixes of up to `horizon` - 1 tokens are rows of one table, in the order of a heap: row 0 is the empty prefix, and
