@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -189,3 +194,11 @@ def test_an_agent_learns_from_frames_and_not_from_a_constant(sees):
     else:
         constant = from_transition_function(lambda terminated: np.full(len(terminated), 0.5))
         assert success(constant) <= 0.3
+
+
+def test_the_example_runs_offline():
+    example = Path(__file__).resolve().parents[2] / "examples" / "vlm_reward_cartpole.py"
+    command = [sys.executable, str(example), "--stub", "--steps", "400", "--envs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    [designed, task] = [float(number) for number in re.findall(r"([\d.]+) of 200", done.stdout)]
+    assert 0 < task < 200 and 0 < designed < 200 and designed != task

@@ -45,7 +45,7 @@ class PotentialShaping(TransitionReward):
         if potential.shape != (2 * rows,):
             raise ValueError(f"phi returned shape {potential.shape} for {2 * rows} observations; it must be (M,)")
         before, after = potential[:rows], np.where(transitions.terminated, 0.0, potential[rows:])
-        return Scores(self.gamma * after - before, parts={"potential": after})
+        return Scores(self.gamma * after - before)
 
 
 def _stack(first: Arrays, second: Arrays) -> Arrays:
