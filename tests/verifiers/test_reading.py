@@ -17,6 +17,7 @@ from rewardsmith.verifiers.reading import (
     reasoning_text,
     shown,
     tagged,
+    without_thinking,
 )
 
 WEATHER = ToolCall("weather", {"city": "Paris", "days": 2})
@@ -149,6 +150,27 @@ def test_reasoning():
     assert reasoning_text("<think> hm </think> yes") == "hm"
     assert reasoning_text("yes") is None
     assert reasoning_text([{"role": "assistant", "content": "yes", "reasoning_content": "hm"}]) == "hm"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("plain", "plain"),
+        ("<think>a <tool_call> tag</think>\nhere", "\nhere"),
+        ("opened in the prompt</think>here", "here"),
+        ("before<think>a</think>, <think>b</think>after", "before, after"),
+        ("<think>never closed", "<think>never closed"),
+        ("<think>a</think>x</think>y", "xy"),
+    ],
+)
+def test_without_thinking(text, said):
+    assert without_thinking(text) == said
+
+
+def test_calls_in_a_thought_are_none():
+    assert read_tool_calls(f"<think><tool_call>{CALL}</tool_call></think>No.").calls == []
+    mentioned = read_tool_calls(f"<think>within <tool_call> tags</think><tool_call>{CALL}</tool_call>")
+    assert (mentioned.calls, mentioned.problem) == ([WEATHER], None)
 
 
 def test_shown_can_always_be_written():

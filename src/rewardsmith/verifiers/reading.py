@@ -71,6 +71,20 @@ def reasoning_text(completion: Text | None) -> str | None:
     return "\n\n".join(found) if found else None
 
 
+def without_thinking(text: str) -> str:
+    """`text` without its `<think>` blocks: what the assistant said, where a thought may have mentioned tags.
+
+    Where the first block is closed but not opened (templates that open it in the prompt), all before its end goes. A
+    block that is never closed stays.
+    """
+    if "</think>" not in text:
+        return text
+    first, *others, last = text.split("</think>")
+    kept = [first.partition("<think>")[0] if "<think>" in first else ""]
+    kept += [segment.partition("<think>")[0] for segment in others]
+    return "".join(kept) + last
+
+
 def tagged(text: str, tag: str) -> list[str]:
     """The contents of all `<tag>...</tag>` blocks, in order and trimmed. A block that is never closed is none."""
     opening, closing = f"<{tag}>", f"</{tag}>"
@@ -134,7 +148,7 @@ def as_call(value: Any, keys: Sequence[str] = ("arguments", "parameters")) -> To
 
 
 def read_tool_calls(completion: Text | None) -> ToolCalls:
-    """The tool calls of a completion in any of the field's formats.
+    """The tool calls of a completion in any of the field's formats; what is in a `<think>` block is no call.
 
     Understood are messages with OpenAI's `tool_calls` (of all assistant messages, in order); `<tool_call>` blocks with
     one call, a list, or one call per line; JSON after `<|python_tag|>` or `[TOOL_CALLS]`, several separated by `;` or
@@ -144,7 +158,7 @@ def read_tool_calls(completion: Text | None) -> ToolCalls:
         raw = [message["tool_calls"] for message in _assistant(completion) if message.get("tool_calls")]
         if raw:
             return _from_messages(raw)
-    text = assistant_text(completion)
+    text = without_thinking(assistant_text(completion))
     if "<tool_call>" in text:
         blocks = tagged(text, "tool_call")
         missing = None if text.count("<tool_call>") == len(blocks) else "a <tool_call> block is not closed"
@@ -155,7 +169,7 @@ def read_tool_calls(completion: Text | None) -> ToolCalls:
             for end in _ENDS:
                 block = block.split(end, 1)[0]
             return _from_blocks([block.replace(marker, "\n").strip()], "marker", None)
-    rest = text.rpartition("</think>")[2].strip()
+    rest = text.strip()
     # Prose may begin with a bracket, and an answer may be JSON: only what has a call's keys is meant as one.
     if rest[:1] in ("{", "[") and '"name"' in rest and ('"arguments"' in rest or '"parameters"' in rest):
         return _from_blocks([rest], "json", None)
