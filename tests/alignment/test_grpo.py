@@ -10,10 +10,9 @@ import torch
 from tiny_policy import tiny_policy
 
 from rewardsmith import from_function
-from rewardsmith.adapters.trl import save_reward_state
 from rewardsmith.alignment.advantages import group_advantages, step_advantages
 from rewardsmith.reward import Reward, Scores
-from rewardsmith.shaping import ShapedReward, par
+from rewardsmith.shaping import ShapedReward, par, save_reward_state
 from rewardsmith.shaping.transforms import MeanStd
 
 pytest.importorskip("trl")
@@ -150,3 +149,59 @@ def test_places_of_steps_and_tokens():
         place_on_tokens(Scores([0.0], tokens=[np.array([1.0])]), [ids], tokenizer, 4)
     with pytest.raises(ValueError, match="step_ends"):
         place_on_tokens(Scores([0.0], steps=[np.array([1.0])]), [ids], tokenizer, 4)
+
+
+def test_train_grpo_saves_an_ordinary_model_and_resumes(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from rewardsmith.alignment.grpo import train_grpo
+    from rewardsmith.alignment.policy import Policy
+
+    rows = [{"prompt": p, "answer": "dog"} for p in ("the dog", "a blue house", "the sun", "seven cats")]
+    options = {"num_generations": 4, "max_completion_length": 6, "learning_rate": 0.01, "batch_size": 8, "epochs": 4}
+    policy = Policy(*tiny_policy(chat=False), name="tiny")
+    rewards = [from_function(dogs), ShapedReward(from_function(lambda completion, answer: 1.0, name="has"), MeanStd())]
+    result = train_grpo(rows, policy, rewards, output_dir=tmp_path / "out", reward_weights=[1.0, 0.1], **options)
+    assert len(result.history) == 8 and {"reward", "rewards/dogs/mean"} <= set(result.history[0])
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "model.safetensors" in files and not any(name.endswith((".bin", ".pt", ".pth")) for name in files)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for name, weight in result.model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], weight)
+    # The same, with checkpoints, cut off after the first and gone on with.
+    halves = [ShapedReward(from_function(lambda completion, answer: 1.0, name="has"), MeanStd()) for _ in range(2)]
+    resumed = tmp_path / "resumed"
+    first = Policy(*tiny_policy(chat=False), name="tiny")
+
+    class Stopped(Exception):
+        pass
+
+    def dies(rollouts):
+        if rollouts.step == 5:
+            raise Stopped
+        return group_advantages(rollouts.rewards, rollouts.groups)
+
+    calls = {"reward_weights": [1.0, 0.1], "save_steps": 4, "output_dir": resumed, **options}
+    with pytest.raises(Stopped):
+        train_grpo(rows, first, [from_function(dogs), halves[0]], advantage_estimator=dies, **calls)
+    saved = {path.suffix for path in (resumed / "checkpoints" / "checkpoint-4").iterdir()}
+    assert not saved & {".pt", ".bin", ".pth", ".pkl"}
+    second = Policy(*tiny_policy(chat=False), name="tiny")
+    done = train_grpo(rows, second, [from_function(dogs), halves[1]], resume=True, **calls)
+    assert halves[1].state_dict()["0"]["count"] == 64
+    assert len(done.history) == 8 and not (resumed / "checkpoints").exists()
+    assert [row["reward"] for row in done.history[:4]] == [row["reward"] for row in result.history[:4]]
+
+
+def test_train_grpo_with_adapters_and_bad_options(tmp_path):
+    from rewardsmith.alignment.grpo import train_grpo
+    from rewardsmith.alignment.policy import Policy
+
+    policy = Policy(*tiny_policy(chat=False), name="tiny")
+    options = {"num_generations": 4, "max_completion_length": 4, "learning_rate": 0.05, "max_steps": 2}
+    result = train_grpo([{"prompt": "the dog"}] * 2, policy, from_function(dogs), lora=True, **options)
+    assert not any("lora" in name for name in result.model.state_dict())
+    for bad, message in (({"num_generations": 1}, "num_generations"), ({"beta": -1.0}, "beta"),
+                         ({"resume": True}, "output_dir"), ({"learning_rate": 0.0}, "learning_rate")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            train_grpo([{"prompt": "a"}], policy, from_function(dogs), **bad)

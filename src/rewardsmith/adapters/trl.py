@@ -5,24 +5,19 @@
     GRPOTrainer(reward_funcs=funcs, args=GRPOConfig(reward_weights=weights, ...), ...)
 
 `reward.as_async()` is a reward function that TRL runs beside the other asynchronous ones. A reward with running
-statistics keeps them with the trainer's checkpoints: `callbacks=[save_reward_state(reward)]`.
+statistics keeps them with the trainer's checkpoints by `callbacks=[shaping.save_reward_state(reward)]`.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rewardsmith.data.records import Text
 from rewardsmith.reward import Combination, Reward, called_batch
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
 
 
 def split_reward(reward: Reward) -> tuple[list[Component], list[float]]:
@@ -104,37 +99,3 @@ class _SharedScores:
                 self._batch, self._asked = (prompts, completions), set()
             self._asked.add(index)
             return self._values[index]
-
-
-class Stateful(Protocol):
-    """A reward with a state to save, such as a `ShapedReward`."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def save_reward_state(reward: Stateful) -> TrainerCallback:
-    """A callback that writes a reward's state into each checkpoint (`reward_state.json`) and reads it on resuming.
-
-    In a distributed run each process has statistics of its own part of the batches; the main process's are saved.
-    """
-    from transformers import TrainerCallback
-
-    class SaveRewardState(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero:
-                file = self.file(args, state)
-                file.write_text(json.dumps(reward.state_dict()) + "\n", encoding="utf-8")
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step:
-                file = self.file(args, state)
-                if not file.is_file():
-                    raise ValueError(f"no state of the reward at {file}: the checkpoint was written without it")
-                reward.load_state_dict(json.loads(file.read_text(encoding="utf-8")))
-
-        @staticmethod
-        def file(args: Any, state: Any) -> Path:
-            return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "reward_state.json"
-
-    return SaveRewardState()

@@ -102,7 +102,34 @@ class PairNetwork(PairModule):
         return self.network.backbone.trainable
 
 
-class PreferenceTrainer(Trainer):
+class SafeCheckpoints:
+    """Makes a `Trainer` write its checkpoints' optimizer, schedule and random state as safetensors and JSON."""
+
+    args: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.args.should_save:
+            save_optimizer(self.optimizer, Path(output_dir) / "optimizer")
+            state = {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"}
+            (Path(output_dir) / "scheduler.json").write_text(json.dumps(state), encoding="utf-8")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(self.optimizer, Path(checkpoint) / "optimizer")
+            state = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
+            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **state})
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        save_random_state(Path(output_dir) / f"random_{self.args.process_index}.json")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_random_state(Path(checkpoint) / f"random_{self.args.process_index}.json")
+
+
+class PreferenceTrainer(SafeCheckpoints, Trainer):
     """`transformers.Trainer` for a `PairModule` and `Pairs`.
 
     The loss of a step is the mean over all its pairs, over processes and accumulation alike, so how a step is split
@@ -110,8 +137,6 @@ class PreferenceTrainer(Trainer):
     """
 
     model: Any
-    optimizer: Any
-    lr_scheduler: Any
     model_accepts_loss_kwargs: bool
 
     def __init__(self, model: PairModule, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
@@ -237,25 +262,6 @@ class PreferenceTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.model if model is None else model, os.path.join(resume_from_checkpoint, "model.safetensors"))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.should_save:
-            save_optimizer(self.optimizer, Path(output_dir) / "optimizer")
-            state = {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"}
-            (Path(output_dir) / "scheduler.json").write_text(json.dumps(state), encoding="utf-8")
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_optimizer(self.optimizer, Path(checkpoint) / "optimizer")
-            state = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
-            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **state})
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        save_random_state(Path(output_dir) / f"random_{self.args.process_index}.json")
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_random_state(Path(checkpoint) / f"random_{self.args.process_index}.json")
 
 
 def without_weights(model: Any) -> Any:

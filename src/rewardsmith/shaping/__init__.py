@@ -5,6 +5,7 @@
 """
 
 from rewardsmith.shaping.references import References, reference_rewards
+from rewardsmith.shaping.saving import save_reward_state
 from rewardsmith.shaping.shaped import ShapedReward, conjunction, log_sigmoid, par, parse_transforms
 from rewardsmith.shaping.transforms import Transform
 
@@ -17,4 +18,5 @@ __all__ = [
     "par",
     "parse_transforms",
     "reference_rewards",
+    "save_reward_state",
 ]
