@@ -30,7 +30,7 @@ from rewardsmith.alignment.preference_losses import LOSSES, Figures, PairLogps, 
 from rewardsmith.models.checkpoint import check_output, finished_run, write_whole
 from rewardsmith.models.encoding import TokenRow
 from rewardsmith.models.engine import HeldOut, PairModule, Progress
-from rewardsmith.models.layout import default_budget, token_batches
+from rewardsmith.models.layout import common_prefix, default_budget, token_batches
 from rewardsmith.models.lora import adapters_off, add_lora, merge_lora
 from rewardsmith.models.pairs import Pairs, encode_pairs
 from rewardsmith.models.running import Recipe, check_positive, data_hash, peak_memory, training_run
@@ -242,8 +242,10 @@ def align_preferences(
     policy = model if isinstance(model, Policy) else Policy.from_pretrained(model, max_length=max_length, **options)
     if isinstance(model, Policy) and max_length is not None:
         policy.max_length = policy.encoder.max_length = max_length
-    pairs = _encode(records, policy, chosen_loss, "records")
-    held_out = None if eval_data is None else _encode(eval_data, policy, chosen_loss, "eval_data")
+    pairs = encode_preferences(records, policy, soft=chosen_loss.soft)
+    held_out = (
+        None if eval_data is None else encode_preferences(eval_data, policy, soft=chosen_loss.soft, what="eval_data")
+    )
     recipe = RECIPES["lora" if lora else "full"]
     lora_options = dict(lora) if isinstance(lora, Mapping) else {}
     asked: dict[str, Any] = {
@@ -323,24 +325,38 @@ def align_preferences(
     return result
 
 
-def _encode(records: Any, policy: Policy, loss: PreferenceLoss, what: str) -> Pairs:
-    """Encoded pairs, chosen and rejected behind the same part of their prompt."""
+def encode_preferences(records: Any, policy: Policy, *, soft: bool = True, what: str = "records") -> Pairs:
+    """Checked and encoded pairs, in which chosen and rejected stand behind the same tokens of their prompt.
+
+    Where one had more of its prompt cut than the other, both lose as much. Completions begin with the first token that
+    differs from the prompt's own in either of them (TRL's habit): a token across the seam belongs to the completion.
+
+    Args:
+        records: see `align_preferences`.
+        policy: whose tokens they become.
+        soft: whether soft labels are read.
+        what: name of the records in messages.
+
+    Raises:
+        ValueError: see `models.pairs.encode_pairs`, and for a column `target_prob` that would not be read.
+    """
     pairs = encode_pairs(records, policy, what=what)
-    if "target_prob" in pairs.columns and not loss.soft:
+    if "target_prob" in pairs.columns and not soft:
         raise ValueError(f"{what}: this loss reads no soft labels; leave out the column target_prob")
-    lead = len(policy.encoder.lead)
-    for index, (chosen, rejected) in enumerate(zip(pairs.chosen, pairs.rejected)):
-        cut = max(chosen.cut, rejected.cut)
-        if chosen.cut != rejected.cut:
-            pairs.chosen[index], pairs.rejected[index] = (_cut(row, cut, lead) for row in (chosen, rejected))
-            pairs.truncated += (chosen.cut == 0) + (rejected.cut == 0)
-            pairs.lengths[index] = len(pairs.chosen[index].ids) + len(pairs.rejected[index].ids)
+    lead = policy.encoder.lead
+    for index, both in enumerate(zip(pairs.chosen, pairs.rejected)):
+        cut = max(row.cut for row in both)
+        pairs.truncated += sum(row.cut < cut and row.cut == 0 for row in both)
+        a, b = (_cut(row, cut, lead) for row in both)
+        start = min(a.completion_start, b.completion_start, common_prefix([a.ids, b.ids]))
+        pairs.chosen[index], pairs.rejected[index] = (row._replace(completion_start=start) for row in (a, b))
+        pairs.lengths[index] = len(a.ids) + len(b.ids)
     return pairs
 
 
-def _cut(row: TokenRow, cut: int, lead: int) -> TokenRow:
-    """The row with so many tokens of its prompt cut from the left, in all."""
-    keep = min(lead, row.completion_start) if row.ids[:lead] else 0
+def _cut(row: TokenRow, cut: int, lead: Sequence[int]) -> TokenRow:
+    """The row with so many tokens of its prompt cut from the left, in all, behind the tokens that come first."""
+    keep = min(len(lead), row.completion_start) if row.ids[: len(lead)] == lead else 0
     more = min(cut - row.cut, row.completion_start - keep)
     return TokenRow(row.ids[:keep] + row.ids[keep + more :], row.completion_start - more, cut)
 
