@@ -60,12 +60,14 @@ class Matching:
         best: S_max, what the gold calls would earn.
         pairs: for each gold call, the index of the predicted call matched with it, or None.
         earned: points of each gold call.
+        used: indices of the predicted calls that were matched.
     """
 
     points: float
     best: float
     pairs: list[int | None]
     earned: list[float]
+    used: set[int]
 
 
 class Ranges(NamedTuple):
@@ -136,8 +138,9 @@ class ToolCallReward(Reward):
         ranges = ranges_at(self.scale, self.step)
         parts = {name: np.zeros(len(completions)) for name in ("format", "correctness")}
         details: list[dict[str, Any]] = []
+        lines: dict[str, ToolCall] = {}
         for row, (completion, turn) in enumerate(zip(completions, gold)):
-            good, fraction, detail = self._judge(completion, turn)
+            good, fraction, detail = self._judge(completion, turn, lines)
             parts["format"][row] = ranges.format[good]
             if turn.calls:
                 low, high = ranges.correctness
@@ -153,12 +156,14 @@ class ToolCallReward(Reward):
         names = ("format", "granularity", "scale", "length", "gold_column", "drop_null_parameters", "step")
         return {name: getattr(self, name) for name in names}
 
-    def _judge(self, completion: Text, gold: GoldTurn) -> tuple[bool, float, dict[str, Any]]:
+    def _judge(
+        self, completion: Text, gold: GoldTurn, lines: dict[str, ToolCall]
+    ) -> tuple[bool, float, dict[str, Any]]:
         """Whether the format is right, the share of points in [0, 1], and the details."""
         text = assistant_text(completion)
         if self.format == "toolrl":
             broken = format_problem(text, bool(gold.calls), gold.response)
-            calls, problem = read_toolrl_calls(text) if gold.calls else ([], None)
+            calls, problem = read_toolrl_calls(text, known=lines) if gold.calls else ([], None)
             if problem is not None and not isinstance(completion, str) and read_tool_calls(completion).calls:
                 problem += "; the messages have 'tool_calls', which format='any' reads"
         else:
@@ -173,8 +178,7 @@ class ToolCallReward(Reward):
             _explained(call, None if at is None else calls[at], at, points)
             for call, at, points in zip(gold.calls, matching.pairs, matching.earned)
         ]
-        taken = set(matching.pairs)
-        detail["unmatched"] = _few([call.name for at, call in enumerate(calls) if at not in taken])
+        detail["unmatched"] = _few([call.name for at, call in enumerate(calls) if at not in matching.used])
         return broken is None, matching.points / matching.best, detail
 
     def _gold(self, columns: Mapping[str, list[Any]]) -> list[GoldTurn]:
@@ -248,27 +252,46 @@ def _gold_call(index: int, value: Any) -> ToolCall:
         raise ValueError(f"call {index + 1}: {error}") from None
 
 
-def read_toolrl_calls(text: str, keys: Sequence[str] = ("parameters",)) -> tuple[list[ToolCall], str | None]:
-    """The calls of the first `<tool_call>` block outside thoughts, one JSON object per line, and why they are none."""
+def read_toolrl_calls(
+    text: str, keys: Sequence[str] = ("parameters",), known: dict[str, ToolCall] | None = None
+) -> tuple[list[ToolCall], str | None]:
+    """The calls of the first `<tool_call>` block outside thoughts, one JSON object per line.
+
+    Args:
+        text: the whole completion.
+        keys: what parameters may be called.
+        known: lines read before, and their calls; grows. Completions of one prompt share many lines.
+
+    Returns:
+        the calls, and why they cannot be read, or None; there are no calls where they cannot.
+    """
     blocks = tagged(without_thinking(text), "tool_call")
     if not blocks:
         return [], "there is no <tool_call> block"
+    known = {} if known is None else known
     calls = []
     for number, line in enumerate(blocks[0].split("\n"), 1):
-        try:
-            value = read_json(line)
-            if not isinstance(value, dict):
-                raise ValueError(f"a call must be an object, not {type(value).__name__}")
-            key = next((key for key in keys if key in value), keys[0])
-            name, arguments = value.get("name"), value.get(key)
-            if not isinstance(name, str):
-                raise ValueError("the call has no 'name' that is a string")
-            if not isinstance(arguments, dict):
-                raise ValueError(f"the call of {shown(name)} has no {key!r} that are an object")
-            calls.append(ToolCall(name, arguments))
-        except ValueError as error:
-            return [], f"line {number} of the <tool_call> block: {error}"
+        call = known.get(line)
+        if call is None:
+            try:
+                call = known[line] = _call_of_line(line, keys)
+            except ValueError as error:
+                return [], f"line {number} of the <tool_call> block: {error}"
+        calls.append(call)
     return calls, None
+
+
+def _call_of_line(line: str, keys: Sequence[str]) -> ToolCall:
+    value = read_json(line)
+    if not isinstance(value, dict):
+        raise ValueError(f"a call must be an object, not {type(value).__name__}")
+    key = next((key for key in keys if key in value), keys[0])
+    name, arguments = value.get("name"), value.get(key)
+    if not isinstance(name, str):
+        raise ValueError("the call has no 'name' that is a string")
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the call of {shown(name)} has no {key!r} that are an object")
+    return ToolCall(name, arguments)
 
 
 def format_problem(text: str, calls: bool, response: bool) -> str | None:
@@ -365,11 +388,11 @@ def match_calls(gold: list[ToolCall], predicted: list[ToolCall], granularity: Gr
         pairs.append(at)
         earned.append(best)
     if granularity == "coarse":
-        return Matching(float(len(used) == len(gold) == len(predicted)), 1.0, pairs, earned)
+        return Matching(float(len(used) == len(gold) == len(predicted)), 1.0, pairs, earned, used)
     if gold == predicted:  # also where the parameters of equal calls come in another order
-        return Matching(1.0 + most, 1.0 + most, pairs, earned)
+        return Matching(1.0 + most, 1.0 + most, pairs, earned, used)
     by_name = float(names == other) if strict else multiset_jaccard(names, other)
-    return Matching(by_name + sum(earned), 1.0 + most, pairs, earned)
+    return Matching(by_name + sum(earned), 1.0 + most, pairs, earned, used)
 
 
 def _parameter_points(gold: dict[str, Any], predicted: dict[str, Any], strict: bool) -> float:
