@@ -40,6 +40,7 @@ def _root(
 
 
 app.command("train", rich_help_panel="Make")(learn.train)
+app.command("align", rich_help_panel="Use")(learn.align)
 app.command("judge", rich_help_panel="Use")(judging.judge)
 app.command("score", rich_help_panel="Use")(apply.score)
 app.command("best-of-n", rich_help_panel="Use")(trust.best_of_n)

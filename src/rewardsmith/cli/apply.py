@@ -16,33 +16,23 @@ from rewardsmith.cli.common import (
     Limit,
     MaxLength,
     OnBad,
+    ReferenceSource,
     Revision,
     Seed,
     Split,
+    Transform,
     Trust,
     emit_json,
     given,
     number_or_none,
     out,
     progress_bar,
+    shaped,
 )
 from rewardsmith.data.records import RecordError
 
 if TYPE_CHECKING:
     from rewardsmith.reward import Reward
-
-Transform = Annotated[
-    str | None,
-    typer.Option(
-        "--transform",
-        help="Shape the scores: par, lsc, centered, mean-std, clip, min-max, squashed, ceiling:4, length:300; several "
-        "with + between.",
-    ),
-]
-ReferenceSource = Annotated[
-    str | None,
-    typer.Option("--references", help="For par, lsc and centered: a file that `references` wrote, or a column."),
-]
 
 
 def score(
@@ -117,20 +107,6 @@ def score(
     else:
         from_row = f", resumed at row {resumed}" if resumed else ""
         out.print(f"{scored} rows scored{from_row}, {failed} without a score, {seconds:.1f} s -> {out_path}")
-
-
-def shaped(reward: Reward, transform: str | None, references: str | None) -> Reward:
-    """The reward with the transforms that the command line names; references by prompt from a file, or by column."""
-    from rewardsmith.shaping import References, ShapedReward, parse_transforms
-
-    if transform is None:
-        if references is not None:
-            raise ValueError("--references is for --transform par, lsc or centered")
-        return reward
-    source: str | References = references or "ref_rewards"
-    if references is not None and Path(references).is_file():
-        source = References.load(references)
-    return ShapedReward(reward, *parse_transforms(transform, source))
 
 
 def references(

@@ -15,6 +15,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from rewardsmith.reward import Reward
+    from rewardsmith.shaping import References
+
 out = Console()
 err = Console(stderr=True)
 
@@ -28,6 +31,18 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="Weights of a transfo
 Revision = Annotated[str | None, typer.Option("--revision", help="Revision of a hub model.")]
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model. Off unless you say so.")
+]
+Transform = Annotated[
+    str | None,
+    typer.Option(
+        "--transform",
+        help="Shape the scores: par, lsc, centered, mean-std, clip, min-max, squashed, ceiling:4, length:300; several "
+        "with + between.",
+    ),
+]
+ReferenceSource = Annotated[
+    str | None,
+    typer.Option("--references", help="For par, lsc and centered: a file that `references` wrote, or a column."),
 ]
 
 
@@ -104,3 +119,17 @@ def save_report(report: Any, result: dict[str, Any], folder: Path) -> None:
     report.save(folder / "report.html")
     report.save_figures(folder)
     (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def shaped(reward: Reward, transform: str | None, references: str | None) -> Reward:
+    """The reward with the transforms that the command line names; references by prompt from a file, or by column."""
+    from rewardsmith.shaping import References, ShapedReward, parse_transforms
+
+    if transform is None:
+        if references is not None:
+            raise ValueError("--references is for --transform par, lsc or centered")
+        return reward
+    source: str | References = references or "ref_rewards"
+    if references is not None and Path(references).is_file():
+        source = References.load(references)
+    return ShapedReward(reward, *parse_transforms(transform, source))

@@ -13,16 +13,20 @@ from rewardsmith.cli.common import (
     Limit,
     MaxLength,
     OnBad,
+    ReferenceSource,
     Revision,
     Seed,
     Split,
+    Transform,
     Trust,
     emit_json,
     given,
     interval,
     out,
+    shaped,
     table,
 )
+from rewardsmith.reward import Reward
 
 
 def train(
@@ -127,3 +131,136 @@ def train(
     table(f"{model} on {data}", ["", ""], rows)
     if held_out is None:
         out.print("No held-out accuracy: give --eval DATA or --test-size 0.1.")
+
+
+def align(
+    data: Annotated[str, typer.Argument(help="Preferences; with --reward, rows with a `prompt`.")],
+    model: Annotated[str, typer.Option("--model", help="A causal language model, by path or hub id.")] = ...,  # type: ignore[assignment]
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the trained model.")] = ...,  # type: ignore[assignment]
+    loss: Annotated[
+        str | None, typer.Option("--loss", help="From preferences, directly: dpo, ipo, hinge, tdpo1, tdpo2.")
+    ] = None,
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option("--reward", help="Against this reward: a model, `module:function`, a URL; repeatable."),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="How to optimize a reward: 'grpo'.")] = "grpo",
+    weights: Annotated[
+        list[float] | None, typer.Option("--weight", help="Of each --reward, in their order. Default: 1.")
+    ] = None,
+    transform: Transform = None,
+    references: ReferenceSource = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Preferences: the model to stay near. Default: --model itself.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option("--beta", min=0, help="Weight of staying near. Default: 0.1, with --reward 0.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", min=0, help="Of tdpo2; default 0.5.")] = None,
+    num_generations: Annotated[int, typer.Option("--num-generations", min=2, help="Completions of a prompt.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion to sample.")] = 256,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="With --reward, instead of epochs.")
+    ] = None,
+    eval_data: Annotated[str | None, typer.Option("--eval", help="Held-out preferences to report figures on.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Pairs, or completions, per process and part of a step.")
+    ] = None,
+    accumulation: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1)] = 1,
+    checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower.")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters; merged into the saved model.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Mixed precision.")] = False,
+    max_length: MaxLength = None,
+    save_steps: Annotated[
+        int | None, typer.Option("--save-steps", min=1, help="Checkpoint every so many steps.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    split: Split = None,
+    limit: Limit = None,
+    on_bad: OnBad = "raise",
+    dtype: Dtype = None,
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a language model from preferences (--loss), or against a reward (--reward).
+
+    What is saved is an ordinary Hugging Face checkpoint. `accelerate launch` works.
+    """
+    from rewardsmith.loading import load_records, load_reward
+
+    if (loss is None) == (not rewards):
+        raise ValueError("say what to train on: --loss for preferences, or --reward for a reward; not both")
+    if method != "grpo":
+        raise ValueError(f"--method is 'grpo', not {method!r}")
+    common: dict[str, Any] = {
+        "output_dir": out_dir,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_checkpointing": checkpointing,
+        "bf16": bf16,
+        "lora": lora,
+        "seed": seed,
+        "resume": resume,
+        "model_options": given(dtype=dtype, revision=revision, trust_remote_code=trust_remote_code),
+        **given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, save_steps=save_steps),
+        **({} if beta is None else {"beta": beta}),
+    }
+    result: Any
+    if loss is not None:
+        from rewardsmith.alignment.preference_trainer import align_preferences
+
+        records, report = load_records(data, kind="preference", split=split, limit=limit, on_bad=on_bad)
+        held_out = None if eval_data is None else load_records(eval_data, kind="preference", on_bad=on_bad)[0]
+        options = {} if alpha is None else {"alpha": alpha}
+        result = align_preferences(
+            records,
+            model,
+            loss=loss,
+            loss_options=options,
+            reference=reference,
+            eval_data=held_out,
+            max_length=max_length,
+            **common,
+        )
+        shown: tuple[str, ...] = (
+            "loss",
+            "accuracy",
+            "margin",
+            "chosen_kl",
+            "rejected_kl",
+            "eval_loss",
+            "eval_accuracy",
+        )
+    else:
+        from rewardsmith.alignment.grpo import train_grpo
+
+        if reference is not None or eval_data is not None or alpha is not None:
+            raise ValueError("--reference, --eval and --alpha are for --loss")
+        records, report = load_records(data, split=split, limit=limit, on_bad=on_bad)
+        loaded = [load_reward(name) for name in rewards or ()]
+        if pairwise := [name for name, reward in zip(rewards or (), loaded) if not isinstance(reward, Reward)]:
+            raise ValueError(f"{pairwise[0]} is a pairwise preference model: it has no scores to optimize")
+        result = train_grpo(
+            records,
+            model,
+            [shaped(reward, transform, references) for reward in loaded],  # type: ignore[arg-type]
+            reward_weights=weights,
+            num_generations=num_generations,
+            max_completion_length=max_new_tokens,
+            max_steps=max_steps,
+            **common,
+        )
+        shown = ("reward", "reward_std", "kl", "completions/mean_length", "entropy")
+    if not result.is_main_process:
+        return
+    summary = {**result.to_dict(), "data": report.to_dict(), "out": str(out_dir)}
+    if as_json:
+        emit_json(summary)
+        return
+    first, last = result.history[0], result.history[-1]
+    rows: list[list[Any]] = [[name, first.get(name), last.get(name)] for name in shown if name in first or name in last]
+    table(f"{model} on {data} ({loss or method})", ["", "first", "last"], rows)
+    out.print(f"{len(records)} rows, {report.skipped} skipped, {result.seconds:.1f} s -> {out_dir}")
