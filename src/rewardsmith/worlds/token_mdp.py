@@ -93,7 +93,8 @@ class TokenMDP:
     def on_texts(self, table: torch.Tensor) -> torch.Tensor:
         """(P, V^H, H): the entries of a table (P, N, V) along all texts."""
         tokens = self.texts()
-        return table[:, prefix_rows(tokens, self.vocab), tokens]
+        places = prefix_rows(tokens, self.vocab) * self.vocab + tokens
+        return table.flatten(1).index_select(1, places.flatten()).view(len(table), *tokens.shape)
 
     def objective(self, prompts: Sequence[int], texts: torch.Tensor) -> torch.Tensor:
         """(B,) sum_t r + beta log pi_ref of texts (B, H) to the prompts with the given numbers."""
