@@ -23,6 +23,7 @@ from rewardsmith.cli.common import (
     interval,
     number_or_none,
     out,
+    plain,
     progress_bar,
     save_report,
     table,
@@ -131,7 +132,7 @@ def judge(
             else:
                 new = _ranked(made, chunk)  # type: ignore[arg-type]
             for number, line in enumerate(new, start):
-                lines.append({"row": number, **line})
+                lines.append(plain({"row": number, **line}))
                 if keeping is not None:
                     keeping.write(lines[-1])
             progress.update(task, advance=len(chunk))
