@@ -69,7 +69,9 @@ PAPERS: tuple[Paper, ...] = (
     Paper(12, "GLoRe: When, Where, and How to Improve LLM Reasoning via Global and Local Refinements",
           "2402.10963", "models"),
     Paper(13, "RewardBench 2: Advancing Reward Model Evaluation", "2506.01937", "evaluation"),
-    Paper(14, "ToolRL: Reward is All Tool Learning Needs", "2504.13958", "verifiers"),
+    Paper(14, "ToolRL: Reward is All Tool Learning Needs", "2504.13958", "verifiers", "p14_toolrl",
+          "by plain gradient steps: with Adam on the policy's table exact match catches up to within 6 points; strict "
+          "and default granularity end equal, above intermediate"),
     Paper(15, "Reasoning-SQL: Reinforcement Learning with SQL Tailored Partial Rewards for Reasoning-Enhanced "
           "Text-to-SQL", "2503.23157", "verifiers"),
     Paper(16, "RM-R1: Reward Modeling as Reasoning", "2505.02387", "judges"),
