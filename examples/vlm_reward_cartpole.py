@@ -76,8 +76,9 @@ def main() -> None:
         train_freq=LENGTH,  # whole episodes of all environments, then their frames in large batches
         gradient_steps=LENGTH,
         learning_starts=LENGTH * args.envs,
-        target_update_interval=LENGTH * args.envs,
-        exploration_fraction=0.3,
+        target_update_interval=LENGTH,
+        exploration_fraction=0.16,
+        exploration_final_eps=0.04,
         policy_kwargs={"net_arch": [256, 256]},
         replay_buffer_class=RelabeledReplayBuffer,
         replay_buffer_kwargs={"reward": reward},

@@ -140,7 +140,8 @@ def collect(land: np.ndarray, flicker: float, reward: TransitionReward, seed: in
     spaces = (envs.observation_space, envs.action_space)
     buffer = RelabeledReplayBuffer(steps * ENVS, *spaces, "cpu", n_envs=ENVS, reward=reward)
     rng = np.random.default_rng(seed)
-    last = envs.reset()
+    last: Any = envs.reset()
+    following: Any
     for _ in range(steps):
         actions = rng.integers(len(MOVES), size=ENVS)
         following, rewards, dones, infos = envs.step(actions)
