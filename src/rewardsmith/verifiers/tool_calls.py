@@ -288,9 +288,9 @@ def _call_of_line(line: str, keys: Sequence[str]) -> ToolCall:
     key = next((key for key in keys if key in value), keys[0])
     name, arguments = value.get("name"), value.get(key)
     if not isinstance(name, str):
-        raise ValueError("the call has no 'name' that is a string")
+        raise ValueError("the call has no 'name', or one that is no string")
     if not isinstance(arguments, dict):
-        raise ValueError(f"the call of {shown(name)} has no {key!r} that are an object")
+        raise ValueError(f"the call of {shown(name)} has no object {key!r}")
     return ToolCall(name, arguments)
 
 
