@@ -8,6 +8,7 @@ what a prediction shares with them is counted by `searchsorted` and `bincount` f
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -25,6 +26,7 @@ MOST_CELLS = 1 << 21  # of a table predictions x n-grams
 _SYMBOLS = re.compile(r"([!-&(-+/:-@\[-`{-~])")
 _POINT_AFTER = re.compile(r"([^0-9])([.,])")
 _POINT_BEFORE = re.compile(r"([.,])([^0-9])")
+_CLOSING = frozenset(".,;:!?)")
 _DASH = re.compile(r"([0-9])(-)")
 _ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 _ALPHANUMERIC = re.compile(r"[a-z0-9]+")
@@ -90,8 +92,8 @@ class Tokenizer:
                     text = text.replace(entity, character)
         if self.method == "intl":
             return self._intl(text)
-        ids = [token for word in text.split() for token in memory[word]]
-        return np.array(ids, dtype=np.int64)
+        # All in C: this line takes most of the time of BLEU.
+        return np.fromiter(itertools.chain.from_iterable(map(memory.__getitem__, text.split())), np.int64)
 
     def _intl(self, text: str) -> np.ndarray:
         """The first and the last word lack a neighbor, and punctuation there may stay where it stands."""
@@ -119,6 +121,10 @@ class Tokenizer:
 
 def split_13a(word: str) -> list[str]:
     """Tokens of a text without line breaks or entities by the rule mteval-v13a."""
+    if word.isalnum():
+        return [word]
+    if word[-1:] in _CLOSING and word[:-1].isalnum():  # most of the others, without a regular expression
+        return [word[:-1], word[-1]]
     text = _SYMBOLS.sub(r" \1 ", f" {word} ")
     text = _POINT_AFTER.sub(r"\1 \2 ", text)
     text = _POINT_BEFORE.sub(r" \1 \2", text)
