@@ -17,6 +17,7 @@ from rewardsmith.alignment.preference_losses import (
     tdpo1_loss,
     tdpo2_loss,
 )
+from rewardsmith.papers import p48_tdpo
 
 A, B = 0, 1
 
@@ -118,6 +119,20 @@ def test_what_lies_outside_the_mask_counts_nothing_whatever_it_is():
             spoiled[f"{name}_{column}"] = getattr(pairs, f"{name}_{column}").masked_fill(~mask, torch.nan)
     for loss in LOSSES.values():
         assert torch.equal(loss.function(rolled(pairs, **spoiled))[0], loss.function(pairs)[0])
+
+
+def test_in_a_small_world_tdpo1_closes_the_gap_of_divergences_and_alpha_lowers_them():
+    found = []
+    for seed in range(2):
+        world = p48_tdpo.World(seed, pairs=400)
+        runs = {"dpo": ("dpo", {}), "tdpo1": ("tdpo1", {})} | {a: ("tdpo2", {"alpha": a}) for a in (0.25, 1.0)}
+        policies = {key: p48_tdpo.train(world, name, 60, **options) for key, (name, options) in runs.items()}
+        found.append({key: p48_tdpo.measure(policy, world) for key, policy in policies.items()})
+    rejected, chosen = (
+        {key: sum(each[key][f"S on {side}"] for each in found) for key in policies} for side in ("rejected", "chosen")
+    )
+    assert rejected["dpo"] > rejected[0.25] > rejected[1.0]
+    assert abs(rejected["tdpo1"] - chosen["tdpo1"]) < abs(rejected["dpo"] - chosen["dpo"])
 
 
 def test_a_loss_that_needs_divergences_says_so():

@@ -42,3 +42,14 @@ def pairs_of_text(count: int) -> list[dict[str, str]]:
         }
         for i in range(count)
     ]
+
+
+def chat(rows: list[dict[str, str]]) -> list[dict]:
+    """The same as messages."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            **{side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")},
+        }
+        for row in rows
+    ]
