@@ -30,7 +30,7 @@ from rewardsmith.papers.claim import Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUCCESS, LEAD, CORRELATION, CLOSER = 0.8, 0.25, 0.7, 0.1
+SUCCESS, LEAD, CORRELATION, CLOSER = 0.7, 0.3, 0.7, 0.1
 CLAIM = (
     f"Over random landscapes, with the alpha that 40 labeled frames choose, an agent trained on the reward of a "
     f"sentence is at the goal in at least {SUCCESS:.0%} of episodes, {LEAD:.0%} more often than without regularization "
