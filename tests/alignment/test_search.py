@@ -8,7 +8,17 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rewardsmith.alignment.search import BeamModel, CausalPolicy, beam_search, sample_texts
 from rewardsmith.chat.local import LocalModel
@@ -18,21 +28,24 @@ EOS, PAD, VOCAB = 1, 0, 24
 
 
 def tiny(kind: str, ends: int | list[int] = EOS):
+    """A small model with attention to all, to a window (Mistral), or mixed with convolutions (LFM2)."""
     torch.manual_seed(3)
     special = {"vocab_size": VOCAB, "bos_token_id": 2, "eos_token_id": ends, "pad_token_id": PAD}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     if kind == "gpt2":
         model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **special))
+    elif kind == "mistral":
+        model = MistralForCausalLM(MistralConfig(sliding_window=4, **sizes, **special))
+    elif kind == "lfm2":
+        model = Lfm2ForCausalLM(Lfm2Config(layer_types=["conv", "full_attention"], **sizes, **special))
     else:
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                **special,
-            )
-        )
+        model = LlamaForCausalLM(LlamaConfig(**sizes, **special))
     # Weights this large make a distribution worth searching.
     for parameter in model.parameters():
         parameter.data.mul_(4.0 if parameter.dim() == 2 else 1.0)
@@ -106,7 +119,7 @@ def test_width_one_is_greedy():
         assert list(beam.ids) == out[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "lfm2"])
 def test_states_stay_as_they_were_and_branch(kind):
     model = tiny(kind)
     policy = CausalPolicy(model)
@@ -177,12 +190,12 @@ def test_no_text_of_probability_zero():
 
 def test_drawn_texts_come_as_often_as_they_are_likely():
     world = TokenMDP.random(prompts=2, vocab=3, horizon=2, beta=1.0, seed=4)
-    drawn = sample_texts(TabularPolicy(world.ref_logps), [1, 0], 20_000, 2, seed=1)
+    drawn = sample_texts(TabularPolicy(world.ref_logps), [1, 0], 5000, 2, seed=1)
     likelihood = world.on_texts(world.ref_logps).sum(-1)
     for prompt, texts in zip([1, 0], drawn):
         numbers = np.array([text.ids for text in texts]) @ [3, 1]
         shares = np.bincount(numbers, minlength=9) / len(texts)
-        np.testing.assert_allclose(shares, likelihood[prompt].exp().numpy(), atol=0.015)
+        np.testing.assert_allclose(shares, likelihood[prompt].exp().numpy(), atol=0.03)
         assert texts[0].score == pytest.approx(float(likelihood[prompt, numbers[0]]))
 
 

@@ -8,6 +8,7 @@ reward. Everything that searches token by token is written against `NextToken`.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -17,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rewardsmith.chat.local import LocalModel
-from rewardsmith.chat.protocol import Answer, ChatModel, TokenLogprob
+from rewardsmith.chat.protocol import Answer, ChatModel, TokenLogprob, check_sampling
 from rewardsmith.data.records import Text
 
 State = TypeVar("State")
@@ -88,9 +89,8 @@ class CausalPolicy:
     @torch.inference_mode()
     def step(self, state: CachedState, rows: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, CachedState]:
         """One pass over one token of each text."""
-        # Layers replace their tensors when rows are picked, so that copies of the layers leave the old state as it was.
         cache = copy.copy(state.cache)
-        cache.layers = [copy.copy(layer) for layer in state.cache.layers]
+        cache.layers = [_own(layer) for layer in state.cache.layers]
         cache.reorder_cache(rows)
         mask = torch.cat([state.mask[rows], torch.ones_like(state.mask[rows, :1])], dim=1)
         return self._forward(tokens[:, None], mask, cache)
@@ -106,6 +106,15 @@ class CausalPolicy:
             logits_to_keep=1,
         )
         return torch.log_softmax(out.logits[:, -1].float(), dim=-1), CachedState(out.past_key_values, mask)
+
+
+def _own(layer: Any) -> Any:
+    """A copy of a cache layer with the same tensors: picking rows replaces them, and the old layer keeps its own."""
+    own = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict | list):
+            setattr(own, name, value.copy())
+    return own
 
 
 @dataclass(frozen=True)
@@ -305,13 +314,16 @@ class BeamModel(ChatModel):
             raise ValueError(f"n must be between 1 and the width of the beam, {self.width}, got {n}")
         if stop:
             raise ValueError("a beam ends at an end-of-text token alone; stop must be empty")
+        check_sampling(n, max_new_tokens, 1.0, top_p)
         return self._answers(prompts, n, max_new_tokens, logprobs)
 
     def _answers(self, prompts: Sequence[Text], n: int, max_new_tokens: int, logprobs: int) -> Iterator[list[Answer]]:
         policy = CausalPolicy(self.local.model)
         for at in range(0, len(prompts), self.batch_size):
+            began = time.perf_counter()
             encoded = [self.local._ids(prompt) for prompt in prompts[at : at + self.batch_size]]
             found = beam_search(policy, encoded, self.width, max_new_tokens, length_penalty=self.length_penalty)
+            self.usage.seconds += time.perf_counter() - began
             for ids, beams in zip(encoded, found):
                 self.usage.requests += 1
                 self.usage.prompt_tokens += len(ids)
