@@ -185,6 +185,7 @@ def test_soft_labels_pull_margins_to_their_log_odds():
     [
         ({"loss": "simple"}, "loss must be one of dpo"),
         ({"beta": 0}, "beta must be positive"),
+        ({"loss_options": {"alpha": 0.5}}, "loss_options do not fit the loss.*alpha"),
         ({"resume": True}, "need an output_dir"),
         ({"reference": tiny_lm("gpt2", config={"vocab_size": 400})}, "another vocabulary"),
     ],

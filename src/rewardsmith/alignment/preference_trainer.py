@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,7 +203,8 @@ def align_preferences(
         loss: a name in `preference_losses.LOSSES`, or a `PreferenceLoss` of one's own.
         beta: strength of the constraint to the reference; implicit rewards are in its units.
         loss_options: further options of the loss: `alpha`, ...
-        reference: what the policy is held to. Default: where it starts; with `lora`, the model without adapters.
+        reference: what the policy is held to. Default: where it starts; with `lora`, the model without adapters. A
+            second model stays in memory where one is named, or where the loss reads divergences without `lora`.
         output_dir: where to write the model, whole or not at all: an ordinary causal language model. None: nowhere.
         eval_data: held-out pairs; their figures after each epoch go into the history.
         epochs: passes over the data; a fraction is allowed. Default 1.
@@ -231,6 +233,10 @@ def align_preferences(
     if isinstance(loss, str) and loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, or a PreferenceLoss, not {loss!r}")
     chosen_loss = LOSSES[loss] if isinstance(loss, str) else loss
+    try:
+        inspect.signature(chosen_loss.function).bind(None, beta=beta, **(loss_options or {}))
+    except TypeError as error:
+        raise ValueError(f"loss_options do not fit the loss: {error}") from error
     if (resume or save_steps) and output_dir is None:
         raise ValueError("resume and save_steps need an output_dir")
     out = None if output_dir is None else Path(output_dir)
