@@ -63,9 +63,9 @@ KINDS = {"max": max, "len": len}
 VERDICTS = ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 LONGEST, TRACE = 4, 5  # items of a list; tokens of a trace
-TRACES, RARE = 500, 25  # traces of the first stage, and how many of them are about length
-PROMPTS, GROUP, STEPS, BETA = 24, 8, 120, 1e-3
-EPOCHS, RATE = 30, 1e-3
+TRACES, RARE = 500, 15  # traces of the first stage, and how many of them are about length
+PROMPTS, GROUP, STEPS, BETA = 24, 8, 150, 1e-3
+EPOCHS, RATE = 30, 4e-4
 
 
 def pairs(rng: np.random.Generator, kinds: Sequence[str]) -> dict[str, list[str]]:
