@@ -25,12 +25,16 @@ class Server:
         hopeless: prompts with this word in them always fail.
         choices: the most choices that an answer holds, whatever n asks; None for all.
         refuse_n: answer 400 to a request with n.
+        refuse: answer 400 to prompts with this text in them.
+        refuse_fields: answer 400 to requests with these fields, in these words.
         answer: in place of the echo.
     """
 
     def __init__(
-        self, *, faults=0.0, slow=0.0, hopeless=None, choices=None, refuse_n=False, answer=None, delay=0.0, status=None
-    ) -> None:
+        self, *, faults=0.0, slow=0.0, hopeless=None, choices=None, refuse_n=False, refuse=None, refuse_fields=None,
+        answer=None, delay=0.0, status=None,
+    ) -> None:  # fmt: skip
+        self.refuse, self.refuse_fields = refuse, refuse_fields or {}
         self.faults, self.slow, self.hopeless, self.choices = faults, slow, hopeless, choices
         self.refuse_n, self.answer, self.delay, self.status = refuse_n, answer, delay, status
         self.requests: list[dict[str, Any]] = []
@@ -93,6 +97,8 @@ class Server:
         if self.refuse_n and "n" in body:
             return "refused"
         text = json.dumps(body, sort_keys=True)
+        if (self.refuse is not None and self.refuse in text) or self.refuse_fields.keys() & body:
+            return "refused"
         if self.hopeless is not None and self.hopeless in text:
             return "error"
         self._came[text] += 1
@@ -105,7 +111,8 @@ class Server:
         if kind == "status":
             return self._send(handler, self.status, b'{"error": "no"}')
         if kind == "refused":
-            return self._send(handler, 400, b'{"error": "n is not supported"}')
+            words = next((words for name, words in self.refuse_fields.items() if name in body), "not supported")
+            return self._send(handler, 400, json.dumps({"error": words}).encode())
         if kind == "error":
             return self._send(handler, 500, b"it broke")
         if kind == "limit":

@@ -115,3 +115,60 @@ def test_usage_counts_what_was_asked(model: LocalModel) -> None:
 
 def test_no_prompts_no_answers(model: LocalModel) -> None:
     assert list(model.generate([], 2)) == []
+
+
+def test_a_stop_text_ends_one_row_of_a_batch(model: LocalModel) -> None:
+    free = alone(model, PROMPTS, max_new_tokens=12, logprobs=1)
+    word = free[0].text[3:5]
+    options = {"max_new_tokens": 12, "stop": [word], "logprobs": 1}
+    together = [group[0] for group in model.generate(PROMPTS, 1, temperature=0, **options)]
+    for whole, cut in zip(free, together):
+        at = whole.text.find(word)
+        assert cut.text == (whole.text[:at] if at >= 0 else whole.text)
+        assert whole.logprobs is not None and cut.logprobs is not None
+        # The tokens end with the one that completes the stop text; padding is none of them.
+        assert [token.token for token in cut.logprobs] == [token.token for token in whole.logprobs[: len(cut.logprobs)]]
+        assert (len(cut.logprobs) < 12) == (at >= 0) == (cut.finish_reason == "stop")
+
+
+def test_log_probabilities_are_of_the_tokens_that_were_sampled(model: LocalModel) -> None:
+    (group,) = model.generate(["a small text"], 8, temperature=3.0, max_new_tokens=2, logprobs=1)
+    ids = torch.tensor([model.tokenizer("a small text")["input_ids"]])
+    logps = torch.log_softmax(model.model(ids).logits[0, -1].float(), -1).tolist()
+    by_text: dict[str, list[float]] = {}
+    for token, value in enumerate(logps):
+        by_text.setdefault(model.tokenizer.decode([token]), []).append(value)
+    firsts = [answer.logprobs[0] for answer in group if answer.logprobs]
+    assert len({token.token for token in firsts}) > 2
+    for token in firsts:  # before the temperature; halves of characters look alike
+        assert min(abs(token.logprob - value) for value in by_text[token.token]) < 1e-4
+        assert token.top[0][1] == pytest.approx(max(logps), abs=1e-4)
+
+
+def test_the_random_numbers_of_the_caller_stay(model: LocalModel) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    list(model.generate(["a"], 2, max_new_tokens=3))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_prompt_that_cannot_be_asked_costs_the_others_nothing(model: LocalModel) -> None:
+    failed = model.usage.failed
+    prompts = ["a small text", "", "long " * 2000, [{"role": "user"}], "another"]
+    found = list(model.generate(prompts, 2, max_new_tokens=3))
+    assert [all(answer.error is None for answer in group) for group in found] == [True, False, False, False, True]
+    assert "no tokens" in str(found[1][0].error) and "more than the 2048" in str(found[2][0].error)
+    assert model.usage.failed - failed == 6
+
+
+def test_a_model_that_was_trained_on_is_another_one(model: LocalModel) -> None:
+    before = model.fingerprint()
+    assert model.fingerprint() == before
+    weight = model.model.lm_head.weight
+    with torch.no_grad():
+        weight[5, 3] += 1e-4
+    changed = model.fingerprint()
+    with torch.no_grad():
+        weight[5, 3] -= 1e-4
+    assert changed["weights"] != before["weights"] and {**changed, "weights": 0} == {**before, "weights": 0}

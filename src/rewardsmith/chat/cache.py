@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 from rewardsmith.chat.protocol import Answer, ChatModel, TokenLogprob, check_sampling
 from rewardsmith.data.records import Text, as_messages, is_conversational
 
+ATTEMPTS = 50  # to open a file that others open too
 WINDOW = 1024  # prompts that are looked up together
 STRIDE = 1_000_003  # between the seeds of an answer and of one that was asked for later
 
@@ -24,7 +27,8 @@ class CachedModel(ChatModel):
     of `generate`, and the number of the sample. Only answers are kept, never failures. Where some of n answers are
     there, only the others are asked for, with a seed of their own. Equal prompts of one call share their answers.
 
-    Answers are kept as they come, so a killed run loses none; many processes and threads may share a folder.
+    Answers are kept as they come, so a killed run loses none; many processes and threads of one machine
+    may share a folder (SQLite's log does not work across a network file system).
 
     Args:
         model: what is asked for what is not there.
@@ -97,7 +101,7 @@ class CachedModel(ChatModel):
             came = iter(next(streams.pop(text)) if text in streams else ())
             for sample, answer in enumerate(answers):
                 if answer is not None:
-                    self.usage.cached += 1
+                    self.usage.cached += answer.error is None
                     continue
                 answers[sample] = new = next(came)
                 if new.error is None:
@@ -108,14 +112,23 @@ class CachedModel(ChatModel):
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "answers.sqlite"
         connection = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            raise ValueError(f"{str(file)!r} is no cache of answers ({error}): remove it or name another") from error
-        return connection
+        for attempt in range(ATTEMPTS):
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID"
+                )
+                return connection
+            except sqlite3.OperationalError as error:  # the change to WAL does not wait for others that make it too
+                if "locked" not in str(error) or attempt == ATTEMPTS - 1:
+                    connection.close()
+                    raise
+                time.sleep(random.uniform(0.0, 0.1))
+            except sqlite3.DatabaseError as error:
+                connection.close()
+                raise ValueError(f"{str(file)!r} is no cache of answers ({error}): remove or rename it") from error
+        raise AssertionError("the last attempt returns or raises")
 
 
 def _text(prompt: Text) -> str:

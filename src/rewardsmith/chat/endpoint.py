@@ -77,8 +77,8 @@ class EndpointModel(ChatModel):
                 f"{retries}, {timeout} and {backoff}"
             )
         address = httpx.URL(base_url)
-        if address.scheme not in ("http", "https") or address.userinfo:
-            raise ValueError("base_url must be an http(s) address without a name or password in it")
+        if address.scheme not in ("http", "https") or address.userinfo or address.query or address.fragment:
+            raise ValueError("base_url must be an http(s) address with no name, password, query or fragment in it")
         self.name, self.base_url = model, base_url.rstrip("/")
         self.api_key, self.concurrency = api_key, concurrency
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
@@ -86,6 +86,7 @@ class EndpointModel(ChatModel):
         self.extra_body = dict(extra_body or {})
         self._requests, self._tokens = _Rate(requests_per_minute), _Rate(tokens_per_minute)
         self._one_by_one = False  # the server gives one answer a request, whatever n is
+        self._refused: set[str] = set()  # fields that the server has no use for
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
 
@@ -139,25 +140,41 @@ class EndpointModel(ChatModel):
     ) -> list[Answer]:
         """n answers of one prompt. A server that gives fewer at a time is asked again, with further seeds."""
         answers: list[Answer] = []
+        single = False
         while len(answers) < n:
-            wanted = 1 if self._one_by_one else n - len(answers)
+            wanted = 1 if single or self._one_by_one else n - len(answers)
             request = {**body, "messages": messages, "n": wanted, "seed": seed + len(answers)}
             if wanted == 1:
                 del request["n"]  # some servers refuse the field
+            for name in self._refused & _optional(request):
+                value = request.pop(name)
+                if name == "max_tokens":
+                    request["max_completion_tokens"] = value
             try:
                 got = await self._ask(worker, request, wanted)
             except _Refused as refused:
-                if wanted > 1 and refused.status in (400, 422):
-                    self._one_by_one = True
+                if self._adapt(refused, request):
+                    continue
+                if wanted > 1 and refused.status in (400, 422):  # the n of it, or the prompt itself
+                    single = True
                     continue
                 return self._failed(answers, n, str(refused))
             except _GivenUp as given_up:
                 return self._failed(answers, n, str(given_up))
-            if len(got) < wanted:
-                self._one_by_one = True
+            self._one_by_one |= single or len(got) < wanted
             self.usage.answers += len(got)
             answers += got
         return answers
+
+    def _adapt(self, refused: _Refused, request: dict[str, Any]) -> bool:
+        """Whether a server that refuses a field by name can do without: its other name, its default, or the seed."""
+        if refused.status not in (400, 422):
+            return False
+        named = {name for name in _optional(request) if name in str(refused)}
+        if "max_completion_tokens" not in str(refused):
+            named.discard("max_tokens")
+        self._refused |= named
+        return bool(named)
 
     def _failed(self, answers: list[Answer], n: int, error: str) -> list[Answer]:
         lost = n - len(answers)
@@ -166,8 +183,13 @@ class EndpointModel(ChatModel):
 
     async def _ask(self, worker: _Worker, body: dict[str, Any], wanted: int) -> list[Answer]:
         """At least one answer to a request, after as many attempts as it takes and is allowed."""
-        estimate = sum(len(str(message)) for message in body["messages"]) / 4 + wanted * body["max_tokens"]
+        longest = body.get("max_tokens", body.get("max_completion_tokens", 0))
+        estimate = sum(len(str(message)) for message in body["messages"]) / 4 + wanted * longest
         problem = ""
+        try:
+            content = json.dumps(body).encode()  # ASCII: half a surrogate pair in a text is no reason to fail
+        except (TypeError, ValueError) as error:
+            raise _GivenUp(f"the messages are no JSON: {error}") from error
         async with worker.limit(self.concurrency):
             self.usage.requests += 1
             for attempt in range(self.retries + 1):
@@ -175,13 +197,14 @@ class EndpointModel(ChatModel):
                 await self._requests.take(1)
                 await self._tokens.take(estimate)
                 wait = random.uniform(0, min(self.backoff * 2**attempt, LONGEST_WAIT))
+                headers = {"Content-Type": "application/json", **self._authorization()}
                 try:
                     async with asyncio.timeout(self.timeout):
                         response = await worker.client.post(
-                            f"{self.base_url}/chat/completions", json=body, headers=self._headers(), timeout=None
+                            f"{self.base_url}/chat/completions", content=content, headers=headers, timeout=None
                         )
                     if response.status_code in PASSING or response.status_code >= 500:
-                        wait = max(wait, _retry_after(response))
+                        wait += _retry_after(response)  # and not all at the same moment
                         problem = f"the server answered {response.status_code}: {self._excerpt(response)}"
                     elif response.status_code != 200:
                         raise _Refused(response.status_code, self._excerpt(response))
@@ -202,14 +225,25 @@ class EndpointModel(ChatModel):
                     await asyncio.sleep(wait)
         raise _GivenUp(f"{problem} ({self.retries + 1} attempts)")
 
-    def _headers(self) -> dict[str, str]:
-        key = os.environ.get(self.api_key)
+    def _key(self) -> str:
+        """From the environment, each time.
+
+        Raises:
+            _GivenUp: where it can be no key, without quoting it.
+        """
+        key = os.environ.get(self.api_key, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise _GivenUp(f"the key in the environment variable {self.api_key} has characters that no key has")
+        return key
+
+    def _authorization(self) -> dict[str, str]:
+        key = self._key()
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     def _excerpt(self, response: httpx.Response) -> str:
-        text = " ".join(response.text.split())[:200]
-        key = os.environ.get(self.api_key)
-        return text.replace(key, "***") if key else text
+        key = self._key()
+        text = response.text.replace(key, "***") if key else response.text
+        return " ".join(text.split())[:200]
 
     def _count(self, used: tuple[int, int]) -> None:
         self.usage.prompt_tokens += used[0]
@@ -286,6 +320,12 @@ class _GivenUp(Exception):
 
 class _NoChoice(Exception):
     """An answer without what it should hold."""
+
+
+def _optional(request: dict[str, Any]) -> set[str]:
+    """Fields of a request that a server can do without. A temperature that was asked for is none of them."""
+    defaults = {name for name in ("temperature", "top_p") if request.get(name) == 1}
+    return request.keys() & {"max_tokens", "seed", *defaults}
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -6,19 +6,28 @@ the encoding of that beginning. Both are copies of a key-value cache, so the tok
 
 from __future__ import annotations
 
-import os
+import bisect
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rewardsmith.chat.protocol import Answer, ChatModel, TokenLogprob, check_sampling
 from rewardsmith.data.records import Text, as_messages, is_conversational
 
 SHORTEST_PREFIX = 8  # tokens; for fewer a pass of their own does not pay
 SORTED = 8  # batches of prompts that are put in order of length together
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 class LocalModel(ChatModel):
@@ -69,9 +78,9 @@ class LocalModel(ChatModel):
         return {
             "model": self.name,
             "revision": getattr(config, "_commit_hash", None),
-            "modified": _modified(self.name),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "weights": _digest(self.model),
             "dtype": str(self.model.dtype),
+            "defaults": self.model.generation_config.to_diff_dict(),  # a repetition penalty, for instance
             "template": self.tokenizer.chat_template,
             "batch_size": self.batch_size,
         }
@@ -88,8 +97,17 @@ class LocalModel(ChatModel):
         seed: int = 0,
         logprobs: int = 0,
     ) -> Iterator[list[Answer]]:
-        """See `ChatModel`. A prompt's samples depend on the seed and on what else is in its batch."""
+        """See `ChatModel`. A prompt's samples depend on the seed and on what else is in its batch.
+
+        Log-probabilities are those before temperature and top_p. A prompt that its template refuses, or that leaves no
+        room for `max_new_tokens` in the model's context, gets answers with an error.
+
+        Raises:
+            ValueError: also where there are messages and the tokenizer has no chat template.
+        """
         check_sampling(n, max_new_tokens, temperature, top_p)
+        if self.tokenizer.chat_template is None and any(is_conversational(prompt) for prompt in prompts):
+            raise ValueError(f"the tokenizer of {self.name!r} has no chat template: give plain texts, or set one")
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if temperature > 0:
             options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
@@ -103,18 +121,40 @@ class LocalModel(ChatModel):
     ) -> Iterator[list[Answer]]:
         """Prompts of similar length go through the model together; answers come in the order of the prompts."""
         window = SORTED * self.batch_size
+        devices = range(torch.cuda.device_count())
         for start in range(0, len(prompts), window):
             began = time.perf_counter()
-            ids = [self._ids(prompt) for prompt in prompts[start : start + window]]
-            order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-            answers: list[list[Answer]] = [[] for _ in ids]
+            answers: list[list[Answer]] = []
+            ids: dict[int, list[int]] = {}
+            for row, prompt in enumerate(prompts[start : start + window]):
+                try:
+                    ids[row] = self._checked(self._ids(prompt), options["max_new_tokens"])
+                    answers.append([])
+                except Exception as error:  # a template raises what it likes, about this one prompt
+                    answers.append([Answer("", "error", error=f"{type(error).__name__}: {error}")] * n)
+                    self.usage.failed += n
+            order = sorted(ids, key=lambda row: len(ids[row]))
             for at in range(0, len(order), self.batch_size):
                 rows = order[at : at + self.batch_size]
-                torch.manual_seed(seed + start + at)
-                for row, group in zip(rows, self._sample([ids[row] for row in rows], n, options, stop, logprobs)):
+                with torch.random.fork_rng(devices=devices):  # the caller's random numbers stay as they are
+                    torch.manual_seed(seed + start + at)
+                    groups = self._sample([ids[row] for row in rows], n, options, stop, logprobs)
+                for row, group in zip(rows, groups):
                     answers[row] = group
+            self.usage.requests += len(answers)
             self.usage.seconds += time.perf_counter() - began
             yield from answers
+
+    def _checked(self, ids: list[int], max_new_tokens: int) -> list[int]:
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if not ids:
+            raise ValueError("the prompt has no tokens")
+        if room is not None and len(ids) + max_new_tokens > room:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens, which with max_new_tokens = {max_new_tokens} is more than the "
+                f"{room} of the model's context"
+            )
+        return ids
 
     @torch.inference_mode()
     def _sample(
@@ -130,19 +170,21 @@ class LocalModel(ChatModel):
         inputs: dict[str, Any] = {}
         if tokens.shape[1] > 1 and (n > 1 or prefix):
             inputs["past_key_values"] = self._encode(shared, tokens, mask, n)
+        recorder = _Recorder(logprobs) if logprobs else None
+        if recorder is not None:
+            inputs["logits_processor"] = LogitsProcessorList([recorder])
         width = tokens.shape[1]
         tokens, mask = tokens.repeat_interleave(n, dim=0), mask.repeat_interleave(n, dim=0)
         out = self.model.generate(
             tokens,
             attention_mask=mask,
             pad_token_id=self.tokenizer.pad_token_id,
-            return_dict_in_generate=True,
-            output_logits=logprobs > 0,
             **inputs,
             **options,
         )
-        answers = self._answers(out.sequences[:, width:], out.logits if logprobs else None, stop, logprobs)
-        self.usage.requests += len(ids)
+        if recorder is not None:
+            recorder.take(out[:, -1])
+        answers = self._answers(out[:, width:], recorder, stop)
         self.usage.answers += len(answers)
         self.usage.prompt_tokens += sum(map(len, ids))
         return [answers[at : at + n] for at in range(0, len(answers), n)]
@@ -169,34 +211,36 @@ class LocalModel(ChatModel):
             cache.batch_repeat_interleave(n)  # type: ignore[union-attr]
         return cache
 
-    def _answers(
-        self, ids: torch.Tensor, logits: tuple[torch.Tensor, ...] | None, stop: list[str], logprobs: int
-    ) -> list[Answer]:
+    def _answers(self, ids: torch.Tensor, recorder: _Recorder | None, stop: list[str]) -> list[Answer]:
         ends: Any = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
-        tables = None if logits is None else torch.stack([torch.log_softmax(x.float(), -1) for x in logits], dim=1)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers = []
-        for row, (text, own) in enumerate(zip(texts, ids.tolist())):
+        for row, own in enumerate(ids.tolist()):
             length = next((at + 1 for at, token in enumerate(own) if token in ends), len(own))
+            text = self._text(own[:length])
             found = [at for word in stop if (at := text.find(word)) >= 0]
-            # A row that ended before the others is padded after its stop text, too.
-            reason = "stop" if found or (own and own[length - 1] in ends) else "length"
+            if found:  # what follows the stop text is padding, up to the longest row
+                length = 1 + bisect.bisect_left(
+                    range(1, length), True, key=lambda end: any(word in self._text(own[:end]) for word in stop)
+                )
+            reason = "stop" if found or own[length - 1] in ends else "length"
             self.usage.completion_tokens += length
-            logged = None if tables is None else self._logprobs(own[:length], tables[row], logprobs)
+            logged = None if recorder is None else self._logprobs(own[:length], row, recorder)
             answers.append(Answer(text[: min(found)] if found else text, reason, logged))
         return answers
 
-    def _logprobs(self, own: list[int], table: torch.Tensor, count: int) -> tuple[TokenLogprob, ...]:
-        values, likely = table[: len(own)].topk(count, dim=-1)
+    def _text(self, ids: list[int]) -> str:
+        text: Any = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _logprobs(self, own: list[int], row: int, recorder: _Recorder) -> tuple[TokenLogprob, ...]:
         name: Any = self.tokenizer.decode
+        taken, likely, values = ([step[row].tolist() for step in steps] for steps in zip(*recorder.steps))
         return tuple(
             TokenLogprob(
-                name([token]),
-                float(table[at, token]),
-                tuple((name([top]), value) for top, value in zip(*tops)),
+                name([token]), taken[at], tuple((name([top]), value) for top, value in zip(likely[at], values[at]))
             )
-            for at, (token, tops) in enumerate(zip(own, zip(likely.tolist(), values.tolist())))
+            for at, token in enumerate(own)
         )
 
     def _ids(self, prompt: Text) -> list[int]:
@@ -207,6 +251,27 @@ class LocalModel(ChatModel):
             [dict(message) for message in as_messages(prompt, "user")], tokenize=False, add_generation_prompt=True
         )
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+class _Recorder(LogitsProcessor):
+    """Keeps the log-probabilities of the tokens that were taken and of the likeliest, not those of all words."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # taken (R,), likely and values (R, k)
+        self._last: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.take(input_ids[:, -1])
+        self._last = torch.log_softmax(scores.float(), dim=-1)
+        return scores
+
+    def take(self, chosen: torch.Tensor) -> None:
+        """Say which token (R,) of each row followed; before the first there is nothing to keep."""
+        if self._last is not None:
+            values, likely = self._last.topk(min(self.count, self._last.shape[-1]), dim=-1)
+            self.steps.append((self._last.gather(1, chosen[:, None])[:, 0].cpu(), likely.cpu(), values.cpu()))
+            self._last = None
 
 
 def _common_prefix(rows: list[list[int]]) -> int:
@@ -220,9 +285,12 @@ def _common_prefix(rows: list[list[int]]) -> int:
     return same if same >= SHORTEST_PREFIX else 0
 
 
-def _modified(path: str) -> int | None:
-    """When a local folder's weights were last written, so that a model trained anew is another one."""
-    if not os.path.isdir(path):
-        return None
-    with os.scandir(path) as files:
-        return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
+def _digest(model: PreTrainedModel) -> str:
+    """Of all weights, so that a model that was trained on is another one. Sums of bits are exact in any order."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        bits = None
+        if not weight.is_meta:  # kept elsewhere, by an offloading hook
+            bits = int(weight.detach().contiguous().view(INTEGERS[weight.element_size()]).sum(dtype=torch.int64))
+        digest.update(f"{name} {tuple(weight.shape)} {bits}\n".encode())
+    return digest.hexdigest()

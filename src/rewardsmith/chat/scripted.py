@@ -18,7 +18,7 @@ class ScriptedModel(ChatModel):
     Args:
         script: texts or `Answer`s, given out one after the other and from the start again after the last; or
             `script(messages, sample) -> text or Answer`, where `sample` counts from 0 for each prompt.
-        name: for reports.
+        name: for reports, and for a cache around it: scripts of one name share their answers there.
 
     Attributes:
         asked: the messages of every prompt so far, in order.

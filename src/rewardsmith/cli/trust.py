@@ -287,7 +287,11 @@ def _generated(
     candidates = [[answer.text for answer in group if answer.error is None] for group in answers]
     if chat.usage.failed:
         reason = next(answer.error for group in answers for answer in group if answer.error is not None)
-        err.print(f"{chat.usage.failed} of {n * len(prompts)} candidates did not come, the first because {reason}")
+        lost = sum(not group for group in candidates)
+        said = f"{chat.usage.failed} of {n * len(prompts)} candidates did not come, the first because {reason}"
+        if lost == len(prompts):
+            raise ValueError(said)
+        err.print(f"{said}; {lost} prompts are left out, having none" if lost else said)
     keep = [name for name in records.column_names if name not in ("candidates", "chosen", "rejected", "completion")]
     written = records.select_columns(keep).add_column("candidates", candidates)
     return written.select([row for row, group in enumerate(candidates) if group])
