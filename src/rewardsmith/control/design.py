@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -261,13 +261,16 @@ class RewardDesigner:
         """Check a candidate, train with it, and note fitness and feedback."""
         try:
             log = self._trained(candidate.code, seed)
-            candidate.log = {name: [float(value) for value in series] for name, series in log.items()}
-            candidate.fitness = self.fitness(log)
-            candidate.feedback = self.reflect(log)
-        except SandboxError as error:
+        except Exception as error:
+            # A wrapper tells in words of its own that the code failed, and a learner that a reward blew up.
+            told = error if isinstance(error, SandboxError) else SandboxError("training", repr(error))
             # Without a function to call there is nothing that could have been trained.
-            candidate.fitness = None if error.kind == "unparsed" else FAILED
-            candidate.error, candidate.feedback = str(error), self.repair(error)
+            candidate.fitness = None if told.kind == "unparsed" else FAILED
+            candidate.error, candidate.feedback = str(told), self.repair(told)
+            return
+        candidate.log = {name: [float(value) for value in series] for name, series in log.items()}
+        candidate.fitness = self.fitness(log)
+        candidate.feedback = self.reflect(log)
 
     def _trained(self, code: str, seed: int) -> Log:
         reward = self.check(code)
@@ -295,4 +298,4 @@ class RewardDesigner:
 
 
 def _prompt(name: str) -> str:
-    return resources.files("rewardsmith.control").joinpath("prompts", f"{name}.md").read_text(encoding="utf-8")
+    return (Path(__file__).with_name("prompts") / f"{name}.md").read_text(encoding="utf-8")
