@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from judge_scripts import Script, shown, yes_no
 
+from rewardsmith.chat.cache import CachedModel
 from rewardsmith.chat.protocol import Answer, TokenLogprob
 from rewardsmith.evaluation import best_of_n, evaluate_pairs
 from rewardsmith.judges import Judge, ListwiseJudge, PairwiseJudge, make_judge
@@ -320,3 +321,18 @@ def test_no_rows():
     assert len(PairwiseJudge(Script(better_of)).preference([], [], [])) == 0
     assert len(ListwiseJudge(Script(scores_of)).preference([], [], [])) == 0
     assert len(Judge(Script(graded)).score({"prompt": [], "completion": []})) == 0
+
+
+def test_a_cache_gives_every_sample_its_own_answer_and_a_second_run_asks_nothing(tmp_path):
+    def answer(text: str, i: int) -> str:
+        return f"\\boxed{{{5 + i % 3}, 5}}"
+
+    def judged(model: Script) -> np.ndarray:
+        judge = ListwiseJudge(CachedModel(model, tmp_path), votes=6)
+        return judge.judge_sets(["p"], [["x", "y"]]).scores[0]
+
+    first = judged(Script(answer))
+    assert len(np.unique(first, axis=0)) > 2
+    again = Script(answer)
+    np.testing.assert_array_equal(judged(again), first)
+    assert again.usage.requests == 0
