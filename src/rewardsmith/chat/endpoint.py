@@ -170,9 +170,8 @@ class EndpointModel(ChatModel):
         """Whether a server that refuses a field by name can do without: its other name, its default, or the seed."""
         if refused.status not in (400, 422):
             return False
-        named = {name for name in _optional(request) if name in str(refused)}
-        if "max_completion_tokens" not in str(refused):
-            named.discard("max_tokens")
+        sign = {"max_tokens": "max_completion_tokens"}  # where the other name is asked for
+        named = {name for name in _optional(request) if sign.get(name, name) in str(refused)}
         self._refused |= named
         return bool(named)
 
