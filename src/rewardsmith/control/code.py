@@ -104,7 +104,7 @@ class SandboxedReward(TransitionReward):
         try:
             found, self.parameters = signature(code, function)
         except ValueError as error:
-            raise SandboxError("syntax", str(error)) from None
+            raise SandboxError("unparsed", str(error)) from None
         if problem := Known(tuple(infos)).problem(self.parameters):
             raise SandboxError("signature", problem)
         self.code = code

@@ -32,15 +32,15 @@ CHILD = Path(__file__).with_name("child.py")
 HEADER_LIMIT = 1 << 20  # bytes of JSON that an answer may have
 COMPONENTS = 64
 START_SECONDS = 60.0
-BATCH = ("observations", "actions", "next_observations", "terminated", "truncated", "env", "start")
 
 
 class SandboxError(Exception):
     """Why code from outside could not do its work: for the caller, and to be fed back to whoever wrote it.
 
     Attributes:
-        kind: `syntax` (it may not run), `error` (it raised), `result` (wrong type or shape), `timeout`, `memory`,
-            `died` (its process ended), `protocol` (it answered out of turn), `isolation` (there is no lock here).
+        kind: `unparsed` (no code, or no function in it), `syntax` (it may not run), `signature` (it reads what there
+            is not), `error` (it raised), `result` (wrong type or shape), `timeout`, `memory`, `died` (its process
+            ended), `protocol` (it answered out of turn), `isolation` (there is no lock here).
         message: one line.
         traceback: of the code's own lines, where it raised.
         output: the beginning of what it printed.
@@ -264,7 +264,7 @@ class _Nursery:
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(CHILD), json.dumps(config)],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd=self.folder.name,
