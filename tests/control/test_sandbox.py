@@ -108,7 +108,7 @@ def test_after_a_timeout_the_next_call_starts_anew():
     with Sandbox(seconds=0.3) as sandbox:
         function = sandbox.compile("def f(x):\n    while x[0] > 0:\n        pass\n    return x\n", "f")
         for _ in range(2):
-            with pytest.raises(SandboxError, match="longer than 0.3 s") as caught:
+            with pytest.raises(SandboxError, match=r"longer than 0\.3 s") as caught:
                 function({"x": np.ones(1)}, 1)
             assert caught.value.kind == "timeout"
             assert function({"x": np.zeros(1)}, 1)[0].tolist() == [0.0]
