@@ -193,7 +193,7 @@ class SandboxedFunction:
         names = answer.get("columns")
         if (
             not isinstance(names, list)
-            or not all(isinstance(name, str) for name in names)
+            or not all(isinstance(name, str) and len(name) <= 100 and name == _tame(name) for name in names)
             or len(set(names)) != len(names)
             or names[:1] != [""]
             or len(data) != len(names) * rows * 8
@@ -220,6 +220,8 @@ class SandboxedFunction:
             self.close()
 
     def _running(self) -> _Process:
+        if self._process is not None and self._process.owner != os.getpid():
+            self.close()  # this process was forked off: the locked one answers its parent alone
         if self._process is None:
             self._process = self.sandbox.fork()
             header = {"function": self.function, "plain_builtins": self.sandbox.check}
@@ -238,11 +240,16 @@ class SandboxedFunction:
                 raise SandboxError("timeout", f"{what} took longer than {self.sandbox.seconds:g} s") from None
             raise
         if "problem" in answer:
-            texts = [str(answer.get(name, "")) for name in ("problem", "message", "traceback", "output")]
+            # Bounded again, and fit to be encoded: the process may have forged its answer.
+            texts = [_tame(answer.get(name, "")) for name in ("problem", "message", "traceback", "output")]
             if do == "load" or texts[0] == "memory":
                 self.close()
             raise SandboxError(texts[0], " ".join(texts[1].split()), texts[2], texts[3])
         return answer, data
+
+
+def _tame(text: Any) -> str:
+    return str(text)[:5000].encode("utf-8", "replace").decode("utf-8")
 
 
 class _Nursery:
@@ -325,6 +332,7 @@ class _Process:
     def __init__(self, pid: int, read_fd: int, write_fd: int) -> None:
         self.read_fd, self.write_fd = read_fd, write_fd
         self.asked = 0
+        self.owner = os.getpid()
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
         try:
@@ -347,7 +355,7 @@ class _Process:
         data = self._read(head + body, deadline)
         try:
             answer = json.loads(data[:head])
-        except ValueError:
+        except (ValueError, RecursionError):  # nested without end
             answer = None
         if not isinstance(answer, dict) or answer.get("id") != self.asked:
             raise SandboxError("protocol", "the answer is not one to the question")
@@ -393,8 +401,10 @@ class _Process:
             with suppress(OSError):
                 os.close(fd)
         with suppress(OSError):
-            if self.handle is None:
-                os.kill(self.pid, signal.SIGKILL)
-            else:
-                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+            if self.owner == os.getpid():
+                if self.handle is None:
+                    os.kill(self.pid, signal.SIGKILL)
+                else:
+                    signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+            if self.handle is not None:
                 os.close(self.handle)
