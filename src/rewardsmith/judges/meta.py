@@ -85,7 +85,6 @@ def train_meta(
     """
     torch.manual_seed(seed)
     backbone = HashedBackbone() if backbone is None else backbone
-    hashed = isinstance(backbone, HashedBackbone)
     encoded = backbone.encode(records["prompt"], records["completion"])
     rows = [row for row, item in enumerate(encoded.items) if item is not None]
     labels = torch.tensor([float(label) for label in records["label"]])
@@ -93,12 +92,12 @@ def train_meta(
     if not rows or right in (0.0, 1.0):
         raise ValueError(f"a meta reward needs critiques that are right and others that are wrong: {len(rows)} can be "
                          f"read, of which {right:.0%} are right")  # fmt: skip
-    if hashed:
+    if isinstance(backbone, HashedBackbone):
         backbone.fit([encoded.items[row] for row in rows])
     model = RewardModel(backbone, name="meta_reward")
     model.network.train()
     weights = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
-    rate = (0.005 if hashed else 1e-5) if learning_rate is None else learning_rate
+    rate = (0.005 if isinstance(backbone, HashedBackbone) else 1e-5) if learning_rate is None else learning_rate
     optimizer = torch.optim.Adam(weights, lr=rate)
     steps = epochs * -(-len(rows) // batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +59,7 @@ labels: A B
 """,
     "lists",
 )
-KINDS = {"max": max, "len": len}
+KINDS: dict[str, Callable[[list[int]], int]] = {"max": max, "len": len}
 VERDICTS = ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 LONGEST, TRACE = 4, 5  # items of a list; tokens of a trace
@@ -122,8 +122,8 @@ def distill(words: PreTrainedTokenizerFast, lessons: dict[str, list[Any]], seed:
         said = words(answer[-1]["content"])["input_ids"] + [words.eos_token_id]
         rows.append({"input_ids": asked + said, "labels": [-100] * len(asked) + said})
     torch.manual_seed(seed)
-    ids = {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "eos")}
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    ids: dict[str, Any] = {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "eos")}
+    no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     config = GPT2Config(
         vocab_size=len(words), n_embd=48, n_layer=2, n_head=4, n_positions=32, activation_function="relu",
         bos_token_id=words.eos_token_id, **ids, **no_dropout,
@@ -185,7 +185,7 @@ def reinforce(
 def accuracy(judge: GPT2LMHeadModel, words: PreTrainedTokenizerFast, asked: dict[str, list[Any]]) -> dict[str, float]:
     """Share of right verdicts of greedy judgments: of all tasks, of each kind, and the share that cannot be read."""
     encoded = words(asked["prompt"], padding=True, padding_side="left", return_tensors="pt")
-    ids = judge.generate(
+    ids = judge.generate(  # type: ignore[misc]
         input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], do_sample=False,
         max_new_tokens=TRACE, pad_token_id=words.pad_token_id,
     )  # fmt: skip

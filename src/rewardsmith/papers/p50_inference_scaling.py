@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rewardsmith.chat.scripted import ScriptedModel
+from rewardsmith.data.records import Message
 from rewardsmith.evaluation.metrics import correctness
 from rewardsmith.functions import from_function
 from rewardsmith.judges import Judgments, ListwiseJudge, labeled_critiques, train_meta
@@ -89,7 +90,7 @@ def judge_script(worlds: Sequence[World], seed: int, ablate: bool) -> ScriptedMo
     quality = {text: worth for world in worlds for text, worth in world.quality.items()}
     polish = {text: worth for world in worlds for text, worth in world.polish.items()}
 
-    def answer(messages: list[dict[str, Any]], i: int) -> str:
+    def answer(messages: list[Message], i: int) -> str:
         asked = messages[-1]["content"]
         mark = re.search(r"The mark is (\w+)", asked)[1]  # type: ignore[index]
         shown = re.findall(rf"=== {mark} response \d+ ===\n(.*?)\n=== {mark} end of", asked, re.S)
