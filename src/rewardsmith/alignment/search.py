@@ -321,7 +321,7 @@ class BeamModel(ChatModel):
         policy = CausalPolicy(self.local.model)
         for at in range(0, len(prompts), self.batch_size):
             began = time.perf_counter()
-            encoded = [self.local._ids(prompt) for prompt in prompts[at : at + self.batch_size]]
+            encoded = [self.local.encode(prompt) for prompt in prompts[at : at + self.batch_size]]
             found = beam_search(policy, encoded, self.width, max_new_tokens, length_penalty=self.length_penalty)
             self.usage.seconds += time.perf_counter() - began
             for ids, beams in zip(encoded, found):

@@ -128,7 +128,7 @@ class LocalModel(ChatModel):
             ids: dict[int, list[int]] = {}
             for row, prompt in enumerate(prompts[start : start + window]):
                 try:
-                    ids[row] = self._checked(self._ids(prompt), options["max_new_tokens"])
+                    ids[row] = self._checked(self.encode(prompt), options["max_new_tokens"])
                     answers.append([])
                 except Exception as error:  # a template raises what it likes, about this one prompt
                     answers.append([Answer("", "error", error=f"{type(error).__name__}: {error}")] * n)
@@ -243,7 +243,8 @@ class LocalModel(ChatModel):
             for at, token in enumerate(own)
         )
 
-    def _ids(self, prompt: Text) -> list[int]:
+    def encode(self, prompt: Text) -> list[int]:
+        """Token ids of a prompt as the model reads it: messages through the chat template, a plain text as it is."""
         if not is_conversational(prompt):
             ids = self.tokenizer(prompt)["input_ids"]
             return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids

@@ -1,0 +1,56 @@
+"""Rewards by rule: overlap with references, tool calls, format. The names load on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+_LAZY = {
+    "BLEU": "overlap",
+    "BertScore": "bert_score",
+    "BleuRouge": "overlap",
+    "ChrF": "overlap",
+    "ReasoningFormat": "reasoning",
+    "RougeL": "overlap",
+    "StandardizedMean": "standardized",
+    "ToolCall": "reading",
+    "ToolCallReward": "tool_calls",
+    "ToolCalls": "reading",
+    "assistant_text": "reading",
+    "bleu": "overlap",
+    "read_tool_calls": "reading",
+    "rouge_l": "overlap",
+    "select_by_difficulty": "difficulty",
+}
+__all__ = [
+    "BLEU",
+    "BertScore",
+    "BleuRouge",
+    "ChrF",
+    "ReasoningFormat",
+    "RougeL",
+    "StandardizedMean",
+    "ToolCall",
+    "ToolCallReward",
+    "ToolCalls",
+    "assistant_text",
+    "bleu",
+    "read_tool_calls",
+    "rouge_l",
+    "select_by_difficulty",
+]
+
+if TYPE_CHECKING:
+    from rewardsmith.verifiers.bert_score import BertScore
+    from rewardsmith.verifiers.difficulty import select_by_difficulty
+    from rewardsmith.verifiers.overlap import BLEU, BleuRouge, ChrF, RougeL, bleu, rouge_l
+    from rewardsmith.verifiers.reading import ToolCall, ToolCalls, assistant_text, read_tool_calls
+    from rewardsmith.verifiers.reasoning import ReasoningFormat
+    from rewardsmith.verifiers.standardized import StandardizedMean
+    from rewardsmith.verifiers.tool_calls import ToolCallReward
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"rewardsmith.verifiers.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'rewardsmith.verifiers' has no attribute {name!r}")
