@@ -52,18 +52,19 @@ class BertScore(ReferenceReward):
         if self.n_jobs != 1:
             raise ValueError("n_jobs is for rules without a model; batches do that here")
         self.name = model if isinstance(model, str) else model.name_or_path or type(model).__name__
+        encoder: Any = model
         if isinstance(model, str):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-            model = AutoModel.from_pretrained(model)
+            encoder = AutoModel.from_pretrained(model)
         if tokenizer is None:
             raise ValueError("a loaded model needs its tokenizer")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self._model, self._tokenizer = model.eval(), tokenizer
+        self._model, self._tokenizer = encoder.eval(), tokenizer
         if device is not None:
-            self._model.to(device)  # type: ignore[arg-type]
+            self._model.to(device)
         self.layer = -1 if layer is None else layer
-        limit = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+        limit = getattr(encoder.config, "max_position_embeddings", None) or tokenizer.model_max_length
         self.max_length = max_length or min(limit, tokenizer.model_max_length)
         self.batch_size = batch_size
         self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()

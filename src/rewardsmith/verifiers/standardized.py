@@ -73,5 +73,5 @@ class StandardizedMean(Reward):
 
     def fingerprint(self) -> dict[str, Any]:
         """What the scores depend on (JSON)."""
-        inner = [getattr(reward, "fingerprint", dict)() for reward in self.rewards]
+        inner: list[dict[str, Any]] = [getattr(reward, "fingerprint", dict)() for reward in self.rewards]
         return {"class": "StandardizedMean", "by": self.by, "rewards": inner}
