@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 
+from rewardsmith.alignment.advantages import group_advantages
 from rewardsmith.functions import ColumnReward, from_function
 from rewardsmith.verifiers.difficulty import select_by_difficulty
 from rewardsmith.verifiers.overlap import BLEU
@@ -77,3 +79,38 @@ def test_reasoning_format_and_answer():
     details = ReasoningFormat().score({"completion": [good, *bad]}).details
     assert details[0]["problem"] is None and all(detail["problem"] for detail in details[1:])
     assert [answer_text(t) for t in (good, "<answer> c", "c", "a<answer>b</answer>c")] == ["c\nd", "c", "c", "b"]
+
+
+def test_training_on_the_hard_half_lifts_the_whole_pool_more_than_on_the_easy_half():
+    """40 prompts, five answers each with k of 8 words right; how well the base policy does differs by prompt."""
+    rng = np.random.default_rng(1)
+    right = [[f"a{i}w{j}" for j in range(8)] for i in range(40)]
+    shares = [0, 2, 4, 6, 8]  # words right of each answer, its gold
+    texts = [[" ".join(words[:k] + [f"no{k}"] * (8 - k)) for k in shares] for words in right]
+    references = [[" ".join(words), " ".join([*words[:7], "other"])] for words in right]
+    start = torch.tensor(rng.normal(0, 1.0, (40, 1)) * np.linspace(-1, 1, 5), dtype=torch.float32)
+    gold = torch.tensor(shares) / 8
+    first = torch.multinomial(start.softmax(1), 1, generator=torch.Generator().manual_seed(0))
+    answers = [texts[i][k] for i, k in enumerate(first.squeeze(1).tolist())]
+    data = {"prompt": [str(i) for i in range(40)], "references": references}
+
+    def gain(mode):
+        rows = torch.tensor(select_by_difficulty(data, answers, BLEU(), 20, mode).rows)
+        logits = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([logits], lr=0.05)
+        groups = rows.repeat_interleave(8)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(40):
+            logps = logits[groups].log_softmax(1)
+            drawn = torch.multinomial(logps.detach().exp(), 1, generator=generator)
+            pairs = list(zip(groups.tolist(), drawn.squeeze(1).tolist()))
+            written, given = [texts[i][k] for i, k in pairs], [references[i] for i, _ in pairs]
+            rewards = BLEU()(groups.tolist(), written, references=given)
+            advantages = group_advantages(torch.tensor(rewards), groups)
+            optimizer.zero_grad()
+            (-(advantages * logps.gather(1, drawn).squeeze(1)).mean()).backward()
+            optimizer.step()
+        return float(((logits.detach().softmax(1) - start.softmax(1)) @ gold).mean())
+
+    hard, easy = gain("hard"), gain("easy")
+    assert hard > easy > 0
