@@ -139,12 +139,12 @@ def grpo(world: World, reward: ToolCallReward, seed: int, updates: int) -> dict[
     # Plain gradient steps: in a table Adam would blow a rare success up to a full-sized step, as no network's can be.
     optimizer = torch.optim.SGD(policy.tables, lr=LEARNING_RATE)
     groups = torch.arange(TASKS).repeat_interleave(GROUP)
-    columns = {"tool_calls": [calls for calls in world.gold() for _ in range(GROUP)]}
+    gold = [calls for calls in world.gold() for _ in range(GROUP)]
     prompts = [f"request {task}" for task in groups.tolist()]
     curve, spread = [policy.exact()], []
     for _ in range(updates):
         sample = policy.sample(generator)
-        rewards = torch.tensor(reward(prompts, written(sample), **columns))
+        rewards = torch.tensor(reward(prompts, written(sample), tool_calls=gold))
         advantages = group_advantages(rewards, groups)
         spread.append(float((advantages.reshape(TASKS, GROUP) != 0).any(1).float().mean()))
         logps = policy.logps(sample)

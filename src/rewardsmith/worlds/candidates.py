@@ -56,7 +56,9 @@ class TableReward(Reward):
     def score(self, batch: Batch) -> Scores:
         texts = as_columns(batch)["completion"]
         values = np.array([self._values.get(text, np.nan) for text in texts])
-        unknown = {i: Failure("unknown", "not a candidate of this world") for i in np.flatnonzero(np.isnan(values))}
+        unknown = {
+            i: Failure("unknown", "not a candidate of this world") for i in np.flatnonzero(np.isnan(values)).tolist()
+        }
         return Scores(values, failures=unknown)
 
 
