@@ -35,11 +35,11 @@ CLAIM = (
     f"{LEAD:g} more, of the best policy's worth, than {ROUNDS * SAMPLES} proposals at once, and the best of the last "
     f"round is at least {RISE:g} above the best of the first. Broken and harmful code is never scored."
 )
+ENDLESS = "def compute_reward(next_observations):\n    while True:\n        pass"
 HARMFUL = (
     "import os\ndef compute_reward(next_observations):\n    return os.listdir('/')",
     "def compute_reward(next_observations):\n    return open('/etc/passwd').read()",
     "def compute_reward(next_observations, goal_position):\n    return -goal_position",
-    "def compute_reward(next_observations):\n    while True:\n        pass",
     "def compute_reward(next_observations)\n    return next_observations[:, 0]",
     "def compute_reward(next_observations):\n    return next_observations",
 )
@@ -71,6 +71,7 @@ class Proposer:
     """
 
     seed: int
+    endless: bool
     given: int = 0
     harmful: set[str] = field(default_factory=set)
 
@@ -79,7 +80,7 @@ class Proposer:
         self.given += 1
         noise = rng.standard_normal(LANDMARKS)
         if self.given % 10 == 0:
-            code = HARMFUL[self.given // 10 % len(HARMFUL)]
+            code = ENDLESS if self.endless and self.given == 10 else HARMFUL[self.given // 10 % len(HARMFUL)]
             self.harmful.add(code)
         else:
             seen = re.search(r"weights = np\.array\((\[.*?\])\)", messages[2]["content"]) if len(messages) > 2 else None
@@ -100,9 +101,8 @@ class WithoutFeedback(RewardDesigner):
         return messages[:2]
 
 
-def search(task: Task, seed: int, rounds: int, samples: int, sandbox: Sandbox, ablate: bool) -> tuple[Design, Proposer]:
+def search(task: Task, proposer: Proposer, rounds: int, samples: int, sandbox: Sandbox, ablate: bool) -> Design:
     """A search by a new proposer."""
-    proposer = Proposer(seed)
     kind = WithoutFeedback if ablate else RewardDesigner
     designer = kind(
         ScriptedModel(proposer),
@@ -113,7 +113,7 @@ def search(task: Task, seed: int, rounds: int, samples: int, sandbox: Sandbox, a
         samples=samples,
         sandbox=sandbox,
     )
-    return designer.run(rounds), proposer
+    return designer.run(rounds)
 
 
 def run(seed: int, ablate: bool, scale: str) -> Outcome:
@@ -121,19 +121,20 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     rng = np.random.default_rng(seed)
     at_once, in_rounds, curves = [], [], []
     scored_harm = tried_harm = 0
-    with Sandbox(seconds=0.5) as sandbox:
+    with Sandbox(seconds=2.0) as sandbox:
         for number in range(tasks):
             task = Task.random(rng)
-            own = seed * 1000 + number
-            single, _ = search(task, own, 1, ROUNDS * SAMPLES, sandbox, ablate)
-            several, proposer = search(task, own, ROUNDS, SAMPLES, sandbox, ablate)
+            # Code without end costs its deadline each time: one task has it.
+            proposers = [Proposer(seed * 1000 + number, endless=number == 0) for _ in range(2)]
+            single = search(task, proposers[0], 1, ROUNDS * SAMPLES, sandbox, ablate)
+            several = search(task, proposers[1], ROUNDS, SAMPLES, sandbox, ablate)
             at_once.append(_fitness(single))
             in_rounds.append(_fitness(several))
             curves.append(
                 [each.candidates[each.best].fitness if each.best is not None else 0.0 for each in several.rounds]
             )
             for candidate in (c for each in (*single.rounds, *several.rounds) for c in each.candidates):
-                if any(code in candidate.reply for code in proposer.harmful):
+                if any(code in candidate.reply for code in proposers[1].harmful):
                     tried_harm += 1
                     scored_harm += candidate.fitness is not None and candidate.fitness >= 0
     rounds = np.array(curves, dtype=np.float64)
