@@ -22,7 +22,7 @@ from rewardsmith.judges.prompting import Prompt, load_prompt
 from rewardsmith.reward import Failure
 
 VOTING_TEMPERATURE = 0.5  # Liu et al. 2025, for more than one sample
-LISTED = 5  # tokens at each place, where verdicts are read from their probabilities
+LISTED = 20  # tokens at each place, where verdicts are read from their probabilities: the most that servers give
 
 
 @dataclass

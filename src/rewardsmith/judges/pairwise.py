@@ -130,7 +130,8 @@ def verdict_probability(answer: Answer, labels: Sequence[str], *, last: bool) ->
     Args:
         answer: with log-probabilities.
         labels: of the first response and of the second.
-        last: read the last such token (a verdict after a text) or the very first token of the answer alone.
+        last: read the last such token (a verdict after a text) or the very first token of the answer alone. There,
+            upper and lower case are one: a small model says Yes where it was asked for YES.
     """
     tokens = list(answer.logprobs or ())
     written = [token for token in tokens if token.token.strip()]
@@ -140,9 +141,10 @@ def verdict_probability(answer: Answer, labels: Sequence[str], *, last: bool) ->
         return None
     place = places[-1]
     listed = [*place.top, (place.token, place.logprob)]
+    same = str if last else str.casefold  # after a text, "a" is more often an article than a verdict
     found = {}
     for label in labels:
-        own = {name: value for name, value in listed if _bare(name) == label}
+        own = {name: value for name, value in listed if same(_bare(name)) == same(label)}
         found[label] = sum(math.exp(value) for value in own.values())
     if not any(found.values()):
         return None
