@@ -39,7 +39,6 @@ class Server:
         self.refuse_n, self.answer, self.delay, self.status = refuse_n, answer, delay, status
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.times: list[float] = []
         self.kinds: Counter[str] = Counter()
         self.at_once = self.most_at_once = 0
         self._came: Counter[str] = Counter()
@@ -79,7 +78,6 @@ class Server:
         with self._lock:
             self.requests.append(body)
             self.headers.append(dict(handler.headers))
-            self.times.append(time.monotonic())
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             kind = self._kind(body)

@@ -89,12 +89,14 @@ def test_nobody_listens():
 def test_a_rate_is_kept():
     with Server() as server:
         model = EndpointModel("tiny", server.url, requests_per_minute=1200)
+        start = time.monotonic()
         list(model.generate([f"{i}" for i in range(40)]))
-        assert max(server.times) - min(server.times) > 0.8  # 20 a second, a second's worth at once
+        assert time.monotonic() - start > 0.9  # 20 a second, a second's worth at once; a slow machine only adds to it
     with Server() as server:
         model = EndpointModel("tiny", server.url, tokens_per_minute=60_000)
+        start = time.monotonic()
         list(model.generate([f"{i}" for i in range(20)], max_new_tokens=200))
-        assert max(server.times) - min(server.times) > 0.5
+        assert time.monotonic() - start > 0.5
 
 
 def test_log_probabilities_where_the_server_has_them():
