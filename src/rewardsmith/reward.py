@@ -177,6 +177,12 @@ class PreferenceModel(ABC):
         `columns` hold what the model further reads: `user`, `context`, each of length B.
         """
 
+    def preference_std(
+        self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any
+    ) -> np.ndarray | None:
+        """Uncertainty of `preference`: (B,) standard deviations of the logit, or None where the model has none."""
+        return None
+
     def preference_matrix(
         self, prompts: Sequence[Text], candidates: Sequence[Sequence[Text]], **columns: Any
     ) -> list[np.ndarray]:
@@ -294,6 +300,14 @@ class Reward(PreferenceModel):
         batch = {"prompt": [*prompts, *prompts], "completion": [*a, *b], **columns}
         values = self.resolved(batch).values
         return values[: len(a)] - values[len(a) :]
+
+    def preference_std(
+        self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any
+    ) -> np.ndarray | None:
+        """sqrt(std_a^2 + std_b^2), (B,): the two scores taken as independent; None where they have no `std`."""
+        columns = {name: [*column, *column] for name, column in columns.items()}
+        std = self.score({"prompt": [*prompts, *prompts], "completion": [*a, *b], **columns}).std
+        return None if std is None else np.hypot(std[: len(a)], std[len(a) :])
 
     def preference_matrix(
         self, prompts: Sequence[Text], candidates: Sequence[Sequence[Text]], **columns: Any

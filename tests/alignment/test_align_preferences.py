@@ -110,12 +110,12 @@ def test_long_rows_are_counted_and_both_sides_keep_the_same_prompt():
     rows[0]["chosen"] = "word " * 200
     rows[1]["prompt"] = "many words " * 60
     policy = tiny_lm()
-    with pytest.warns(UserWarning, match="1 of 6 pairs left out"):
+    with pytest.warns(UserWarning, match="1 of 6 rows left out"):
         result = align_preferences(rows, policy, max_length=80, learning_rate=1e-4)
     assert result.skipped == {"too_long": 1} and result.pairs == 5 and result.truncated == 2
     policy = tiny_lm(max_length=80)
     pairs = encode_preferences(rows[1:2], policy)
-    chosen, rejected = pairs.chosen[0], pairs.rejected[0]
+    chosen, rejected = pairs.items[0]
     assert max(len(chosen.ids), len(rejected.ids)) == 80 and chosen.cut == rejected.cut > 0
     assert chosen.ids[: chosen.completion_start] == rejected.ids[: rejected.completion_start]
     assert chosen.ids[0] == policy.tokenizer.bos_token_id

@@ -83,7 +83,7 @@ def test_the_loss_is_trls_on_the_same_batch(family, loss, theirs, rows, tmp_path
     )  # fmt: skip
     batch = next(iter(trainer.get_train_dataloader()))
     pairs = encode_preferences(rows, tiny_lm(family))
-    ours = {tuple(item.ids) for item in [*pairs.chosen, *pairs.rejected]}
+    ours = {tuple(item.ids) for item in [item for pair in pairs.items for item in pair]}
     assert ours == {tuple(i[m.bool()].tolist()) for i, m in zip(batch["input_ids"], batch["attention_mask"])}
     wanted = trainer.compute_loss(trainer.model, batch)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5, abs=1e-5)
@@ -100,7 +100,7 @@ def test_no_step_makes_a_tensor_of_all_logits(monkeypatch):
     policy.refused_layouts(), reference.refused_layouts()
     monkeypatch.setitem(logps.CHUNK_LOGITS, "cpu", 16 * words)
     pairs = encode_preferences(rows, policy)
-    responses = policy.targets([*pairs.chosen, *pairs.rejected])[0].numel()
+    responses = policy.targets([item for pair in pairs.items for item in pair])[0].numel()
     with Largest() as seen:
         losses, figures = answer(policy, reference, "tdpo2", rows)
         losses.mean().backward()

@@ -68,7 +68,7 @@ from tiny import tiny_llama
 from torch.distributed import fsdp
 from torch.distributed.fsdp import FullyShardedDataParallel
 from rewardsmith.models import train
-from rewardsmith.models.engine import PreferenceTrainer
+from rewardsmith.models.engine import ExampleTrainer
 
 start = PartialState.__init__
 def with_accelerators(self, *args, **options):
@@ -101,7 +101,7 @@ model = tiny_llama()
 model.requires_grad_(False)
 refused("frozen", model)
 
-gather = PreferenceTrainer.gather_into
+gather = ExampleTrainer.gather_into
 def look(self, network):
     if hasattr(self.model_wrapped, "reshard"):  # the root stays whole after a pass without a backward one
         self.model_wrapped.reshard()
@@ -109,7 +109,7 @@ def look(self, network):
     share = sum(p.numel() for p in local) / sum(p.numel() for p in network.parameters())
     out.with_name(f"share-{PartialState().process_index}").write_text(str(share))
     gather(self, network)
-PreferenceTrainer.gather_into = look
+ExampleTrainer.gather_into = look
 
 result = train(
     rows(61), tiny_llama(), output_dir=out, learning_rate=1e-3, epochs=2, batch_size=4, lora=lora, eval_data=rows(10, 1)

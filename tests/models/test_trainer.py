@@ -12,7 +12,7 @@ from tiny import tiny_bert, tiny_llama
 
 from rewardsmith.data.records import RecordError
 from rewardsmith.models import HashedBackbone, Head, PairwiseModel, ScalarHead, load_model, train
-from rewardsmith.models.pairs import StepSampler, encode_pairs
+from rewardsmith.models.examples import StepSampler, encode_examples
 from rewardsmith.models.reward_model import CARD
 
 GOOD, BAD = ["kind", "clear", "right", "warm"], ["rude", "vague", "wrong", "cold"]
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not():
 class TestSteps:
     def sampler(self, count=50, per_prompt=1, **options):
         head = ScalarHead(1)
-        pairs = encode_pairs(rows(count, per_prompt=per_prompt), HashedBackbone(buckets=512), head)
+        pairs = encode_examples(rows(count, per_prompt=per_prompt), HashedBackbone(buckets=512), head)
         return StepSampler(pairs, **options)
 
     def test_every_pair_is_seen_once_an_epoch_and_steps_are_even(self):
@@ -91,15 +91,15 @@ class TestSteps:
 
     def test_a_step_has_similar_lengths(self):
         sampler = self.sampler(count=200, batch_size=8)
-        spread = [np.ptp(sampler.pairs.lengths[step]) for step in sampler.order()]
-        assert np.mean(spread) < 0.2 * np.ptp(sampler.pairs.lengths)
+        spread = [np.ptp(sampler.examples.lengths[step]) for step in sampler.order()]
+        assert np.mean(spread) < 0.2 * np.ptp(sampler.examples.lengths)
 
     def test_a_step_has_whole_prompts(self):
         sampler = self.sampler(count=200, per_prompt=4, batch_size=8)
         steps_of = {}
         for number, step in enumerate(sampler.order()):
             for row in step:
-                steps_of.setdefault(sampler.pairs.groups[row], set()).add(number)
+                steps_of.setdefault(sampler.examples.groups[row], set()).add(number)
         assert np.mean([len(steps) for steps in steps_of.values()]) < 1.5
 
     @pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (1, 2), (2, 2), (3, 1)])
@@ -246,7 +246,7 @@ class TestOutput:
             ([], {}, "no column 'chosen'|no rows"),
             ([{"prompt": "p", "chosen": "a"}], {}, "no column 'rejected'"),
             ([{"prompt": "p", "chosen": "a", "rejected": None}], {}, "row 0, column 'rejected'"),
-            ([{"prompt": "p", "chosen": "", "rejected": "b"}], {}, "none of 1 pairs"),
+            ([{"prompt": "p", "chosen": "", "rejected": "b"}], {}, "none of 1 rows"),
             (rows(4), {"use_margin": True}, "no column 'margin'"),
             ([{**rows(1)[0], "target_prob": 1.5}], {}, r"must lie in \[0, 1\]"),
             ([{**rows(1)[0], "margin": float("nan")}], {"use_margin": True}, "finite number"),
@@ -280,7 +280,7 @@ def test_training_goes_on_from_a_trained_folder(tmp_path):
 def test_pairs_that_cannot_be_encoded_are_counted():
     data = rows(20)
     data[3]["rejected"] = "   "
-    with pytest.warns(UserWarning, match="1 of 20 pairs left out.*row 3"):
+    with pytest.warns(UserWarning, match="1 of 20 rows left out.*row 3"):
         result = train(data, "hashed")
     assert result.skipped == {"empty": 1} and result.pairs == 19
 

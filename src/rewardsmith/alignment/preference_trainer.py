@@ -30,10 +30,10 @@ from rewardsmith.alignment.policy import CARD, Policy
 from rewardsmith.alignment.preference_losses import LOSSES, Figures, PairLogps, PreferenceLoss
 from rewardsmith.models.checkpoint import check_output, finished_run, write_whole
 from rewardsmith.models.encoding import TokenRow
-from rewardsmith.models.engine import HeldOut, PairModule, Progress
+from rewardsmith.models.engine import ExampleModule, HeldOut, Progress
+from rewardsmith.models.examples import Examples, encode_examples
 from rewardsmith.models.layout import common_prefix, default_budget, token_batches
 from rewardsmith.models.lora import adapters_off, add_lora, merge_lora
-from rewardsmith.models.pairs import Pairs, encode_pairs
 from rewardsmith.models.running import Recipe, check_positive, data_hash, peak_memory, training_run
 from rewardsmith.models.transformer import weights_hash
 
@@ -82,7 +82,7 @@ class AlignResult:
         return {**{name: getattr(self, name) for name in names}, "weights": weights_hash(self.model)}
 
 
-class PreferenceModule(PairModule):
+class PreferenceModule(ExampleModule):
     """A policy and the loss of its log-probabilities.
 
     Args:
@@ -148,7 +148,7 @@ class PreferenceModule(PairModule):
             return self.policy.hidden(items, keys), self.policy.output
 
     @torch.no_grad()
-    def reference_logps(self, pairs: Pairs) -> list[torch.Tensor]:
+    def reference_logps(self, pairs: Examples) -> list[torch.Tensor]:
         """Of each pair the reference's log-probabilities, those of chosen before those of rejected, on the CPU.
 
         Every process of a distributed run computes its share.
@@ -331,7 +331,7 @@ def align_preferences(
     return result
 
 
-def encode_preferences(records: Any, policy: Policy, *, soft: bool = True, what: str = "records") -> Pairs:
+def encode_preferences(records: Any, policy: Policy, *, soft: bool = True, what: str = "records") -> Examples:
     """Checked and encoded pairs, in which chosen and rejected stand behind the same tokens of their prompt.
 
     Where one had more of its prompt cut than the other, both lose as much. Completions begin with the first token that
@@ -344,18 +344,20 @@ def encode_preferences(records: Any, policy: Policy, *, soft: bool = True, what:
         what: name of the records in messages.
 
     Raises:
-        ValueError: see `models.pairs.encode_pairs`, and for a column `target_prob` that would not be read.
+        ValueError: see `models.examples.encode_examples`, and for a column `target_prob` that would not be read.
     """
-    pairs = encode_pairs(records, policy, what=what)
+    pairs = encode_examples(records, policy, what=what)
+    if pairs.evidence != "preference":
+        raise ValueError(f"{what}: a policy is aligned with preferences (chosen, rejected), not {pairs.evidence}s")
     if "target_prob" in pairs.columns and not soft:
         raise ValueError(f"{what}: this loss reads no soft labels; leave out the column target_prob")
     lead = policy.encoder.lead
-    for index, both in enumerate(zip(pairs.chosen, pairs.rejected)):
+    for index, both in enumerate(pairs.items):
         cut = max(row.cut for row in both)
         pairs.truncated += sum(row.cut < cut and row.cut == 0 for row in both)
         a, b = (_cut(row, cut, lead) for row in both)
         start = min(a.completion_start, b.completion_start, common_prefix([a.ids, b.ids]))
-        pairs.chosen[index], pairs.rejected[index] = (row._replace(completion_start=start) for row in (a, b))
+        pairs.items[index] = tuple(row._replace(completion_start=start) for row in (a, b))
         pairs.lengths[index] = len(a.ids) + len(b.ids)
     return pairs
 

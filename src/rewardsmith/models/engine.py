@@ -1,4 +1,4 @@
-"""The engine of training: `transformers.Trainer` for pairs, with checkpoints that hold no pickle."""
+"""The engine of training: `transformers.Trainer` for encoded rows, with checkpoints that hold no pickle."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rewardsmith.models.checkpoint import load_optimizer, load_random_state, save_optimizer, save_random_state
+from rewardsmith.models.examples import Examples, HistoryPair, StepSampler
 from rewardsmith.models.layout import token_batches
 from rewardsmith.models.losses import hits
-from rewardsmith.models.pairs import Pairs, StepSampler
-from rewardsmith.models.reward_model import Network
+from rewardsmith.models.reward_model import Network, stack_histories
 
 
 class _Loader(DataLoader):
@@ -35,8 +35,8 @@ class _Loader(DataLoader):
 Metrics = dict[str, torch.Tensor]
 
 
-class PairModule(nn.Module, ABC):
-    """What the trainer trains: a module that answers a batch of pairs with their losses.
+class ExampleModule(nn.Module, ABC):
+    """What the trainer trains: a module that answers a batch of rows with their losses.
 
     Attributes:
         budget: tokens of one forward pass; a part of a step that has more is computed in several.
@@ -55,19 +55,24 @@ class PairModule(nn.Module, ABC):
         columns: Mapping[str, Sequence[Any]] | None = None,
         lengths: Sequence[int] | None = None,
     ) -> tuple[torch.Tensor, Metrics]:
-        """Losses (B,) and named figures (B,), detached, of B pairs.
+        """Losses (B,) and named figures (B,), detached, of B rows.
 
-        `items` are chosen and rejected in turn, `groups` B prompts; all as `Pairs.batch` gives them.
+        `items` are the W items of each row in turn, `groups` B prompts; all as `Examples.batch` gives them.
         """
 
 
-class PairNetwork(PairModule):
-    """A reward network and the loss of its head."""
+class RewardNetwork(ExampleModule):
+    """A reward network and the losses of its head.
+
+    Args:
+        network: backbone and head.
+        loss_options: of `Head.loss`.
+    """
 
     def __init__(self, network: Network, **loss_options: Any) -> None:
         super().__init__()
         self.network = network
-        self.loss_options = loss_options  # of `Head.loss`
+        self.loss_options = loss_options
         transformer = getattr(network.backbone, "model", None)
         self._no_split_modules = getattr(transformer, "_no_split_modules", None)  # the layers that FSDP shards
 
@@ -81,17 +86,42 @@ class PairNetwork(PairModule):
     ) -> tuple[torch.Tensor, Metrics]:
         backbone, head = self.network.backbone, self.network.head
         device = self.network.device
-        hidden = backbone(items, [key for key in groups for _ in "cr"])
+        width = len(items) // len(groups)
+        hidden = backbone(items, [key for key in groups for _ in range(width)])
+        sides = [hidden[at::width] for at in range(width)]
         inputs: dict[str, Any] = dict(columns or {})
-        for name in ("margin", "target_prob", "length"):
+        inputs.pop("weight", None)  # the trainer's own affair
+        for name in ("margin", "target_prob", "length", "rating", "rows"):
             if name in inputs:
                 inputs[name] = torch.tensor(inputs[name], device=device)
+        if "history" in inputs:
+            inputs["history"], inputs["history_mask"] = self._histories(inputs["history"])
         if prompts is not None:
             keys = list(dict.fromkeys(groups))
             order = {key: at for at, key in enumerate(keys)}
             inputs["prompt_hidden"] = backbone(prompts, keys)[[order[key] for key in groups]]
-        losses, logits = head.loss(hidden[0::2], hidden[1::2], **self.loss_options, **inputs)
+        if width == 1:
+            losses, errors = head.rating_loss(hidden, **inputs)
+            return losses, {"error": errors.detach()}
+        if width == 2:
+            losses, logits = head.loss(sides[0], sides[1], **self.loss_options, **inputs)
+        else:
+            losses, logits = head.similarity_loss(*sides, **inputs)
         return losses, {"accuracy": hits(logits)}
+
+    @torch.no_grad()
+    def _histories(self, histories: Sequence[Sequence[HistoryPair]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden vectors (B, N, 2, H) of histories and the mask (B, N); each distinct choice is read once."""
+        distinct = list({id(pair): pair for history in histories for pair in history}.values())
+        place = {id(pair): at for at, pair in enumerate(distinct)}
+        vectors = torch.zeros(len(distinct), 2, self.network.backbone.hidden_size, device=self.network.device)
+        lengths = [sum(pair.lengths) for pair in distinct]
+        for rows in self.network.chunks(lengths, [pair.group for pair in distinct]):
+            pairs = [distinct[row] for row in rows]
+            items = [item for pair in pairs for item in (pair.chosen, pair.rejected)]
+            found = self.network.backbone(items, [pair.group for pair in pairs for _ in "cr"])
+            vectors[rows] = found.unflatten(0, (len(pairs), 2)).to(vectors.dtype)
+        return stack_histories(vectors, [[place[id(pair)] for pair in history] for history in histories])
 
     @property
     def budget(self) -> int:  # type: ignore[override]
@@ -129,21 +159,21 @@ class SafeCheckpoints:
             load_random_state(Path(checkpoint) / f"random_{self.args.process_index}.json")
 
 
-class PreferenceTrainer(SafeCheckpoints, Trainer):
-    """`transformers.Trainer` for a `PairModule` and `Pairs`.
+class ExampleTrainer(SafeCheckpoints, Trainer):
+    """`transformers.Trainer` for an `ExampleModule` and `Examples`.
 
-    The loss of a step is the mean over all its pairs, over processes and accumulation alike, so how a step is split
-    does not matter.
+    The loss of a step is the mean over all its rows, over processes and accumulation alike, so how a step is split
+    does not matter. A row's loss is multiplied by its `weight`, where the rows have weights.
     """
 
     model: Any
     model_accepts_loss_kwargs: bool
 
-    def __init__(self, model: PairModule, args: TrainingArguments, pairs: Pairs, **options: Any) -> None:
+    def __init__(self, model: ExampleModule, args: TrainingArguments, examples: Examples, **options: Any) -> None:
         self._trainable = model.trainable
-        super().__init__(model=model, args=args, train_dataset=pairs, data_collator=pairs.batch, **options)
-        self.model_accepts_loss_kwargs = True  # the loss is divided by the pairs of the whole step, not by its parts
-        self.pairs = pairs
+        super().__init__(model=model, args=args, train_dataset=examples, data_collator=examples.batch, **options)
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the rows of the whole step, not by its parts
+        self.examples = examples
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self._seen: list[Metrics] = []  # sums over batches since the last log
@@ -162,14 +192,14 @@ class PreferenceTrainer(SafeCheckpoints, Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = StepSampler(
-            self.pairs,
+            self.examples,
             self.args.per_device_train_batch_size,
             accumulation=self.args.gradient_accumulation_steps,
             world=self.args.world_size,
             rank=self.args.process_index,
             seed=self.args.seed,
         )
-        return _Loader(self.pairs, batch_sampler=sampler, collate_fn=self.pairs.batch)
+        return _Loader(self.examples, batch_sampler=sampler, collate_fn=self.examples.batch)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         count = torch.tensor(sum(len(batch["groups"]) for batch in batch_samples), device=device)
@@ -201,9 +231,10 @@ class PreferenceTrainer(SafeCheckpoints, Trainer):
                 used = 0
             used += length
         bounds.append(len(inputs["lengths"]))
+        width = len(inputs["items"]) // len(inputs["groups"])
         return [
             {
-                "items": inputs["items"][2 * a : 2 * b],
+                "items": inputs["items"][width * a : width * b],
                 "groups": inputs["groups"][a:b],
                 "prompts": None,
                 "columns": {name: column[a:b] for name, column in inputs["columns"].items()},
@@ -220,6 +251,7 @@ class PreferenceTrainer(SafeCheckpoints, Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         losses, metrics = model(**inputs)
+        losses = _weighted(losses, inputs)
         sums = {name: values.double().sum() for name, values in metrics.items()}
         self._seen.append({**sums, "": torch.full_like(losses[0].detach(), len(losses), dtype=torch.double)})
         count = len(losses) if num_items_in_batch is None else num_items_in_batch
@@ -273,6 +305,11 @@ def without_weights(model: Any) -> Any:
     return copy.deepcopy(model, memo)
 
 
+def _weighted(losses: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+    weights = inputs["columns"].get("weight")
+    return losses if weights is None else losses * torch.tensor(weights, device=losses.device)
+
+
 class Progress(TrainerCallback):
     """A progress bar on stderr, where that is a terminal."""
 
@@ -292,7 +329,7 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.bar is not None and logs and "loss" in logs:
-            self.bar.set_postfix({k: f"{logs[k]:.3f}" for k in ("loss", "accuracy") if k in logs})
+            self.bar.set_postfix({k: f"{logs[k]:.3f}" for k in ("loss", "accuracy", "error") if k in logs})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -300,25 +337,27 @@ class Progress(TrainerCallback):
 
 
 class HeldOut(TrainerCallback):
-    """Loss, accuracy, ... on held-out pairs after each epoch, into the trainer's log history."""
+    """Loss, accuracy, ... on held-out rows after each epoch, into the trainer's log history."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        self.pairs = pairs
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        found = {f"eval_{name}": value for name, value in evaluate(model, self.pairs).items()}
+        found = {f"eval_{name}": value for name, value in evaluate(model, self.examples).items()}
         state.log_history.append({"epoch": state.epoch, "step": state.global_step, **found})
         control.should_log = True  # so that the training loss of this step is there too
 
 
 @torch.no_grad()
-def evaluate(model: PairModule, pairs: Pairs) -> dict[str, float]:
-    """Mean `loss` and metrics of a `PairModule` on pairs."""
+def evaluate(model: ExampleModule, examples: Examples) -> dict[str, float]:
+    """Mean `loss` and metrics of an `ExampleModule` on encoded rows."""
     was_training = model.training
     model.eval()
     found: dict[str, list[torch.Tensor]] = {}
-    for rows in token_batches(pairs.lengths.tolist(), pairs.groups, model.budget):
-        losses, metrics = model(**pairs.batch(rows))
+    for rows in token_batches(examples.lengths.tolist(), examples.groups, model.budget):
+        batch = examples.batch(rows)
+        losses, metrics = model(**batch)
+        losses = _weighted(losses, batch)
         for name, values in {"loss": losses, **metrics}.items():
             found.setdefault(name, []).append(values.double())
     model.train(was_training)

@@ -1,14 +1,15 @@
 """Heads: what turns hidden vectors into rewards and preferences. A head never sees text.
 
-To add one, subclass `Head`: `preference` is the logit that a beats b, `loss` is what training minimizes, `reward`
-exists where `scalar` is true. `ScalarHead` is the ordinary reward model (paper 64), `models.gpm` general preferences,
-`models.odin` a reward without the length that it could be bought with.
+To add one, subclass `Head`: `preference` is the logit that a beats b, `loss` is what training on preferences minimizes
+(`rating_loss` on ratings, `similarity_loss` on similarities), `reward` exists where `scalar` is true. `ScalarHead` is
+the ordinary reward model (paper 64); `HEADS` names the others.
 """
 
 from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -30,17 +31,34 @@ class Head(nn.Module, ABC):
             their own.
         columns: further columns that the head reads (`user`, `context`); they arrive as lists of length B.
         reads_length: whether the loss wants `length`, (B, 2) characters of the chosen and the rejected completion.
+        reads_rows: whether the loss wants `rows`, (B,) numbers of the rows in the training data.
+        reads_history: whether the head wants the user's other choices: `history` (B, N, 2, H), hidden vectors of chosen
+            and rejected, zeros where `history_mask` (B, N) is False. No gradient goes there.
+        attributes: what `rating_loss` learns, where it is more than one number.
     """
 
     scalar: ClassVar[bool] = False
     reads_prompt: bool = False
     columns: tuple[str, ...] = ()
     reads_length: bool = False
+    reads_rows: bool = False
+    reads_history: bool = False
+    attributes: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, backbone: Backbone, **config: Any) -> Self:
         """The head for a backbone: by default `cls(backbone.hidden_size, **config)`."""
         return cls(backbone.hidden_size, **config)
+
+    def fit(self, columns: Mapping[str, list[Any]], hidden: Callable[[], torch.Tensor]) -> None:
+        """Look at the training rows before the first step; nothing by default.
+
+        Parameters that are made here must be made again by `build(backbone, **config())`.
+
+        Args:
+            columns: of the rows, as they came.
+            hidden: gives the rows' hidden vectors (P, W, H), without gradients, if they are wanted.
+        """
 
     @abstractmethod
     def preference(
@@ -53,6 +71,19 @@ class Head(nn.Module, ABC):
     ) -> torch.Tensor:
         """(B,) rewards of hidden vectors (B, H). Only where `scalar` is true."""
         raise TypeError(f"{type(self).__name__} compares completions and gives no scalar reward")
+
+    def std(self, hidden: torch.Tensor, **inputs: Any) -> torch.Tensor | None:
+        """(B,) uncertainty of `reward`, in its unit; None where the head has none. `inputs` as for `reward`."""
+        return None
+
+    def preference_std(self, a: torch.Tensor, b: torch.Tensor, **inputs: Any) -> torch.Tensor | None:
+        """(B,) uncertainty of `preference`; by default that of two independent rewards, None where there is none."""
+        of_a, of_b = self.std(a, **inputs), self.std(b, **inputs)
+        return None if of_a is None or of_b is None else torch.hypot(of_a, of_b)
+
+    def parts(self, hidden: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
+        """Named components of `reward`, (B,) each; what gets logged."""
+        return {}
 
     def loss(
         self,
@@ -73,6 +104,27 @@ class Head(nn.Module, ABC):
         """
         logits = self.preference(chosen, rejected, prompt_hidden=prompt_hidden, **columns)
         return preference_loss(logits, margin, target_prob, label_smoothing), logits
+
+    def rating_loss(
+        self, hidden: torch.Tensor, *, rating: torch.Tensor, **inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and absolute errors, each (B,), of rated completions.
+
+        Args:
+            hidden: (B, H).
+            rating: (B, A) by attribute, NaN where one is missing; A = 1 without `attributes`.
+            inputs: as for `reward`.
+        """
+        raise TypeError(f"{type(self).__name__} learns from preferences (chosen, rejected), not from ratings")
+
+    def similarity_loss(
+        self, a: torch.Tensor, b: torch.Tensor, odd: torch.Tensor, **inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and logits, each (B,), of triples of hidden vectors (B, H), of which a and b are the most alike.
+
+        A positive logit says that the head finds them so.
+        """
+        raise TypeError(f"{type(self).__name__} learns from preferences (chosen, rejected), not from similarities")
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -129,22 +181,31 @@ class ScalarHead(Head):
         loss = bradley_terry(r_chosen, r_rejected, margin, target_prob, label_smoothing, centering, l2)
         return loss, r_chosen - r_rejected
 
+    def rating_loss(
+        self, hidden: torch.Tensor, *, rating: torch.Tensor, **inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        error = self.reward(hidden) - rating[:, 0]
+        return error.square(), error.abs()
+
     def config(self) -> dict[str, Any]:
         return {}
 
 
+HEADS = {  # under rewardsmith.models
+    "scalar": "heads.ScalarHead",
+    "gpm": "gpm.SkewHead",
+    "odin": "odin.QualityLengthHead",
+}
+
+
 def build_head(head: str | Head, backbone: Backbone, **config: Any) -> Head:
-    """`scalar`, `gpm`, `odin`, the `module.Class` of a head of this library, or a ready `Head`, for a backbone."""
+    """A head of `HEADS`, the `module.Class` of one of this library, or a ready `Head`, for a backbone."""
     if isinstance(head, Head):
         return head
-    path = {
-        "scalar": "rewardsmith.models.heads.ScalarHead",
-        "gpm": "rewardsmith.models.gpm.SkewHead",
-        "odin": "rewardsmith.models.odin.QualityLengthHead",
-    }.get(head, head)
+    path = f"rewardsmith.models.{HEADS[head]}" if head in HEADS else head
     module, _, name = path.rpartition(".")
     if not module.startswith("rewardsmith."):
-        raise ValueError(f"head must be 'scalar', 'gpm', 'odin' or a Head, not {head!r}")
+        raise ValueError(f"head must be one of {', '.join(HEADS)}, or a Head, not {head!r}")
     found = getattr(importlib.import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Head)):
         raise ValueError(f"{path!r} is no head")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +19,16 @@ from rewardsmith.models.heads import Head, ScalarHead, build_head, head_path
 from rewardsmith.models.layout import default_budget, token_batches
 from rewardsmith.reward import Failure, PreferenceModel, Reward, Scores
 
+if TYPE_CHECKING:
+    from rewardsmith.models.examples import Examples
+
 CARD = "rewardsmith.json"  # beside the weights: which backbone, which head, how it was trained
-BACKBONES = {"HashedBackbone": "hashed", "EmbeddingBackbone": "embedding", "TransformerBackbone": "transformer"}
+BACKBONES = {  # under rewardsmith.models
+    "hashed": "hashed.HashedBackbone",
+    "embedding": "embedding.EmbeddingBackbone",
+    "transformer": "transformer.TransformerBackbone",
+    "arrays": "arrays.ArrayBackbone",
+}
 
 
 class Network(nn.Module):
@@ -56,12 +65,25 @@ class Network(nn.Module):
         """Hidden vectors (N, H) on the CPU in float32, failures (rows of zeros there) and rows with a cut prompt."""
         encoded = self.backbone.encode(prompts, completions)
         groups = [text_key(prompt) for prompt in prompts]
-        out = torch.zeros(len(prompts), self.backbone.hidden_size)
+        return self._vectors(encoded.items, encoded.lengths, groups), dict(encoded.failures), encoded.truncated
+
+    def hidden_of(self, examples: Examples) -> torch.Tensor:
+        """Hidden vectors (P, W, H) of encoded training rows, as `hidden`."""
+        width = len(examples.items[0])
+        items = [item for row in examples.items for item in row]
+        lengths = [-(-int(n) // width) for n in examples.lengths for _ in range(width)]
+        groups = [group for group in examples.groups for _ in range(width)]
+        return self._vectors(items, lengths, groups).unflatten(0, (len(examples), width))
+
+    @torch.inference_mode()
+    def _vectors(self, items: Sequence[Any], lengths: Sequence[int], groups: Sequence[Hashable]) -> torch.Tensor:
+        out = torch.zeros(len(items), self.backbone.hidden_size)
+        was_training = self.training
         self.eval()
-        for rows in self.chunks(encoded.lengths, groups):
-            vectors = self.backbone([encoded.items[i] for i in rows], [groups[i] for i in rows])
-            out[rows] = vectors.float().cpu()
-        return out, dict(encoded.failures), encoded.truncated
+        for rows in self.chunks(lengths, groups):
+            out[rows] = self.backbone([items[i] for i in rows], [groups[i] for i in rows]).float().cpu()
+        self.train(was_training)
+        return out
 
     def head_inputs(
         self, prompts: Sequence[Text], columns: Mapping[str, Sequence[Any]]
@@ -72,14 +94,65 @@ class Network(nn.Module):
             raise ValueError(f"this model reads the column {missing[0]!r}, which is not there")
         inputs: dict[str, Any] = {name: list(columns[name]) for name in self.head.columns}
         failures: dict[int, Failure] = {}
+        if self.head.reads_history:
+            histories = columns.get("history") or [[] for _ in prompts]
+            vectors, places, failed = self.choices(histories)
+            inputs["history"], inputs["history_mask"] = stack_histories(vectors.to(self.device), places)
+            failures |= failed
         if self.head.reads_prompt:
-            keys = [text_key(prompt) for prompt in prompts]
-            first = {key: row for row, key in reversed(list(enumerate(keys)))}
-            order = {key: at for at, key in enumerate(first)}
-            hidden, failed, _ = self.hidden([""] * len(first), [prompts[row] for row in first.values()])
-            inputs["prompt_hidden"] = hidden[[order[key] for key in keys]].to(self.device)
-            failures = {row: failed[order[key]] for row, key in enumerate(keys) if order[key] in failed}
+            inputs["prompt_hidden"], failed = self.prompt_vectors(prompts)
+            failures |= failed
         return inputs, failures
+
+    def prompt_vectors(self, prompts: Sequence[Text]) -> tuple[torch.Tensor, dict[int, Failure]]:
+        """Hidden vectors (N, H) of prompts read as texts of their own, each distinct one once, and rows that failed."""
+        keys = [text_key(prompt) for prompt in prompts]
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        order = {key: at for at, key in enumerate(first)}
+        hidden, failed, _ = self.hidden([""] * len(first), [prompts[row] for row in first.values()])
+        failures = {row: failed[order[key]] for row, key in enumerate(keys) if order[key] in failed}
+        return hidden[[order[key] for key in keys]].to(self.device), failures
+
+    def choices(
+        self, histories: Sequence[Sequence[Mapping[str, Any]] | None]
+    ) -> tuple[torch.Tensor, list[list[int]], dict[int, Failure]]:
+        """Hidden vectors (M, 2, H) of the distinct choices of U histories, read once each.
+
+        Returns:
+            chosen before rejected; for each history the numbers of its choices; and histories of which a choice cannot
+            be read.
+        """
+        from rewardsmith.models.examples import check_history
+
+        read = [check_history([] if h is None else h, row) for row, h in enumerate(histories)]
+        keys = [[tuple(map(text_key, pair)) for pair in pairs] for pairs in read]
+        distinct = {key: pair for row, pairs in zip(keys, read) for key, pair in zip(row, pairs)}
+        order = {key: at for at, key in enumerate(distinct)}
+        hidden, failures, _ = self.hidden(
+            [pair[0] for pair in distinct.values() for _ in "cr"],
+            [text for pair in distinct.values() for text in pair[1:]],
+        )
+        places = [[order[key] for key in row] for row in keys]
+        failed = {row: failures[side] for row, at in enumerate(places) for n in at for side in (2 * n, 2 * n + 1)
+                  if side in failures}  # fmt: skip
+        return hidden.unflatten(0, (-1, 2)) if len(hidden) else hidden.reshape(0, 2, hidden.shape[1]), places, failed
+
+
+def stack_histories(vectors: torch.Tensor, places: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Histories (B, N, 2, H) and their mask (B, N) from distinct choices (M, 2, H) and B lists of their numbers.
+
+    N is the longest history's length, at least 1.
+    """
+    size = max([len(row) for row in places] + [1])
+    mask = torch.zeros(len(places), size, dtype=torch.bool)
+    index = torch.zeros(len(places), size, dtype=torch.long)
+    for row, numbers in enumerate(places):
+        mask[row, : len(numbers)] = True
+        index[row, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+    mask, index = mask.to(vectors.device), index.to(vectors.device)
+    if not len(vectors):
+        return vectors.new_zeros(len(places), size, *vectors.shape[1:]), mask
+    return vectors[index] * mask[..., None, None], mask
 
 
 class _NetworkModel:
@@ -125,7 +198,7 @@ class _NetworkModel:
             save_file(weights, folder / "head.safetensors")
         card = {
             "format": 1,
-            "backbone": BACKBONES.get(type(self.backbone).__name__, type(self.backbone).__name__),
+            "backbone": _kind_of(self.backbone),
             "head": {"class": head_path(self.head), "config": self.head.config()},
             "fingerprint": self.fingerprint(),
             "training": dict(training or {}),
@@ -164,10 +237,22 @@ class RewardModel(_NetworkModel, Reward):
         prompts = [""] * len(completions) if prompts is None else prompts
         hidden, failures, truncated = self.network.hidden(prompts, completions)
         inputs, failed = self.network.head_inputs(prompts, columns)
-        values = self.head.reward(hidden.to(self.network.device), **inputs).double().cpu().numpy()
+        hidden = hidden.to(self.network.device)
+        values, std = self.head.reward(hidden, **inputs), self.head.std(hidden, **inputs)
         cut = set(truncated)
-        details = [{"truncated": row in cut} for row in range(len(values))] if cut else None
-        return Scores(values, failures={**failed, **failures}, details=details)
+        return Scores(
+            _numpy(values),
+            std=None if std is None else _numpy(std),
+            parts={name: _numpy(part) for name, part in self.head.parts(hidden, **inputs).items()},
+            failures={**failed, **failures},
+            details=[{"truncated": row in cut} for row in range(len(values))] if cut else None,
+        )
+
+    def preference_std(
+        self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any
+    ) -> np.ndarray | None:
+        """Uncertainty of `preference`, (B,), or None where the head has none; NaN where a row cannot be read."""
+        return _preference_std(self.network, prompts, a, b, columns)
 
 
 class PairwiseModel(_NetworkModel, PreferenceModel):
@@ -198,6 +283,12 @@ class PairwiseModel(_NetworkModel, PreferenceModel):
         logits = self.head.preference(hidden[: len(a)], hidden[len(a) :], **inputs).double().cpu().numpy()
         logits[[row % len(a) for row in failures] + list(failed)] = np.nan
         return logits
+
+    def preference_std(
+        self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any
+    ) -> np.ndarray | None:
+        """Uncertainty of `preference`, (B,), or None where the head has none; NaN where a row cannot be read."""
+        return _preference_std(self.network, prompts, a, b, columns)
 
     @torch.inference_mode()
     def preference_matrix(
@@ -232,6 +323,38 @@ class PairwiseModel(_NetworkModel, PreferenceModel):
             if len(prompts)
             else []
         )
+
+
+@torch.inference_mode()
+def _preference_std(
+    network: Network, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], columns: Mapping[str, Any]
+) -> np.ndarray | None:
+    hidden, failures, _ = network.hidden([*prompts, *prompts], [*a, *b])
+    inputs, failed = network.head_inputs(prompts, columns)
+    hidden = hidden.to(network.device)
+    std = network.head.preference_std(hidden[: len(a)], hidden[len(a) :], **inputs)
+    if std is None:
+        return None
+    found = _numpy(std)
+    found[[row % len(a) for row in failures] + list(failed)] = np.nan
+    return found
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()
+
+
+def made_of(backbone: Backbone, head: Head, *, max_tokens: int | None = None) -> RewardModel | PairwiseModel:
+    """The model that a backbone and a head make: scalar, personal, or of preferences alone."""
+    from rewardsmith.models.personal import PersonalHead, PersonalModel
+
+    kind = PersonalModel if isinstance(head, PersonalHead) else RewardModel if head.scalar else PairwiseModel
+    return kind(backbone, head, max_tokens=max_tokens)
+
+
+def _kind_of(backbone: Backbone) -> str:
+    path = f"{type(backbone).__module__}.{type(backbone).__qualname__}".removeprefix("rewardsmith.models.")
+    return next((kind for kind, known in BACKBONES.items() if known == path), path)
 
 
 def build_backbone(model: str | Path | Backbone, *, hidden_size: int | None = None, **options: Any) -> Backbone:
@@ -340,21 +463,12 @@ def load_model(
             head.load_state_dict(load_file(weights))
     except (OSError, RuntimeError) as error:
         raise ValueError(f"cannot load the model in {str(folder)!r}: {error}") from error
-    made = RewardModel(backbone, head) if head.scalar else PairwiseModel(backbone, head)
-    return made.to(device)
+    return made_of(backbone, head).to(device)
 
 
 def _load_backbone(kind: str, folder: str, options: dict[str, Any]) -> Backbone:
-    if kind == "hashed":
-        from rewardsmith.models.hashed import HashedBackbone
-
-        return HashedBackbone.load(folder)
-    if kind == "embedding":
-        from rewardsmith.models.embedding import EmbeddingBackbone
-
-        return EmbeddingBackbone.load(folder)
-    if kind == "transformer":
-        from rewardsmith.models.transformer import TransformerBackbone
-
-        return TransformerBackbone.from_pretrained(folder, **options)
-    raise ValueError(f"{folder}: unknown backbone {kind!r}; this version knows {sorted(BACKBONES.values())}")
+    if kind not in BACKBONES:
+        raise ValueError(f"{folder}: unknown backbone {kind!r}; this version knows {sorted(BACKBONES)}")
+    module, _, name = BACKBONES[kind].partition(".")
+    found = getattr(importlib.import_module(f"rewardsmith.models.{module}"), name)
+    return found.from_pretrained(folder, **options) if kind == "transformer" else found.load(folder)

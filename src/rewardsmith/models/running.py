@@ -1,4 +1,4 @@
-"""One run of the engine, from a `PairModule` and pairs to a history: arguments, checkpoints, resuming, figures.
+"""One run of the engine, from an `ExampleModule` and its rows to a history: arguments, checkpoints, resuming, figures.
 
 What `models.train` and `alignment.align_preferences` share: how a run is set up, and what they report about it.
 """
@@ -23,8 +23,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from rewardsmith.data.records import as_columns, text_key
 from rewardsmith.models.checkpoint import CHECKPOINTS, last_checkpoint
-from rewardsmith.models.engine import PairModule, PreferenceTrainer
-from rewardsmith.models.pairs import Pairs
+from rewardsmith.models.engine import ExampleModule, ExampleTrainer
+from rewardsmith.models.examples import READ, Examples
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Recipe:
     optim: str = "adamw_torch"
     warmup: float = 0.0
     weight_decay: float = 0.0
+    lr_scheduler: str = "linear"
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Run:
         asked: see `training_run`.
     """
 
-    trainer: PreferenceTrainer
+    trainer: ExampleTrainer
     last: Path | None
     asked: Mapping[str, Any]
 
@@ -59,7 +60,7 @@ class Run:
         outcome = self.trainer.train(resume_from_checkpoint=None if self.last is None else str(self.last))
         seconds = time.perf_counter() - start
         steps = outcome.global_step - (0 if self.last is None else int(self.last.name.rpartition("-")[2]))
-        pairs, asked = len(self.trainer.pairs), self.asked
+        pairs, asked = len(self.trainer.examples), self.asked
         a_step = asked["batch_size"] * asked["gradient_accumulation_steps"] * self.trainer.args.world_size
         return {
             "history": _by_step(self.trainer.state.log_history),
@@ -70,8 +71,8 @@ class Run:
 
 @contextlib.contextmanager
 def training_run(
-    module: PairModule,
-    pairs: Pairs,
+    module: ExampleModule,
+    examples: Examples,
     asked: Mapping[str, Any],
     recipe: Recipe,
     *,
@@ -84,7 +85,7 @@ def training_run(
 
     Args:
         module: what is trained.
-        pairs: on what.
+        examples: on what.
         asked: what the run was asked to do (JSON): `epochs`, `learning_rate`, `batch_size`, `seed`, `bf16`,
             `gradient_accumulation_steps`, and whatever else must be equal where a run is resumed.
         recipe: the rest of the optimizer's settings.
@@ -99,7 +100,7 @@ def training_run(
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Path(scratch) if out is None else out / CHECKPOINTS
         last = last_checkpoint(checkpoints, asked) if resume and out is not None else None
-        trainer = PreferenceTrainer(
+        trainer = ExampleTrainer(
             module,
             TrainingArguments(
                 output_dir=str(checkpoints),
@@ -108,13 +109,14 @@ def training_run(
                 per_device_train_batch_size=asked["batch_size"],
                 gradient_accumulation_steps=asked["gradient_accumulation_steps"],
                 optim=recipe.optim,
+                lr_scheduler_type=recipe.lr_scheduler,
                 warmup_steps=recipe.warmup,
                 weight_decay=recipe.weight_decay,
                 bf16=asked["bf16"],
                 save_strategy="no" if save_steps is None else "steps",
                 save_steps=save_steps or 500,
                 save_total_limit=2,
-                logging_steps=_logging_steps(len(pairs), asked),
+                logging_steps=_logging_steps(len(examples), asked),
                 logging_first_step=True,
                 report_to="none",
                 seed=asked["seed"],
@@ -124,7 +126,7 @@ def training_run(
                 dataloader_pin_memory=False,
                 ddp_find_unused_parameters=False,
             ),
-            pairs,
+            examples,
             callbacks=list(callbacks),
         )
         trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # several GPUs: accelerate launch, not DataParallel
@@ -144,10 +146,10 @@ def check_positive(**options: float | None) -> None:
 
 
 def data_hash(records: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the pairs."""
+    """First 16 hex digits of the SHA-256 of what a loss reads of the rows."""
     columns = as_columns(records)
     digest = hashlib.sha256()
-    for name in ("prompt", "chosen", "rejected"):
+    for name in READ:
         for text in columns.get(name, []):
             digest.update(text_key(text).encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:16]
