@@ -18,6 +18,8 @@ _LAZY = {
     "load_data": "load",
     "near_duplicates": "split",
     "split_by_prompt": "split",
+    "split_by_user": "users",
+    "with_histories": "users",
     "write_rows": "write",
 }
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "load_data",
     "near_duplicates",
     "split_by_prompt",
+    "split_by_user",
+    "with_histories",
     "write_rows",
 ]
 
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from rewardsmith.data.load import iter_rows, load_data
     from rewardsmith.data.records import COLUMNS, KINDS, RecordError
     from rewardsmith.data.split import Contamination, contamination, near_duplicates, split_by_prompt
+    from rewardsmith.data.users import split_by_user, with_histories
     from rewardsmith.data.write import ResumableWriter, write_rows
 
 

@@ -248,6 +248,37 @@ def _steps(value: Any) -> Problem | None:
     return None
 
 
+def _odd(value: Any) -> Problem | None:
+    right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2
+    return None if right else ("out of range", f"must be 0, 1 or 2, not {value!r}")
+
+
+def _attributes(value: Any) -> Problem | None:
+    if not isinstance(value, Mapping) or all(rating is None for rating in value.values()):
+        return "wrong type", "must be a mapping of at least one attribute to a number"
+    for name, rating in value.items():
+        if rating is not None and (found := _number()(rating)) is not None:
+            return found[0], f"{name} {found[1]}"
+    return None
+
+
+def _history(value: Any) -> Problem | None:
+    if not isinstance(value, list | tuple) or not all(isinstance(pair, Mapping) for pair in value):
+        return "wrong type", "must be a list of choices, {prompt, chosen, rejected}"
+    for at, pair in enumerate(value):
+        for name in ("prompt", "chosen", "rejected"):
+            found = ("missing", "is missing") if pair.get(name) is None else text_problem(pair[name])
+            if found is not None:
+                return found[0], f"{name} of choice {at} {found[1]}"
+    return None
+
+
+def _three(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    if len(row["candidates"]) != 3:
+        return "candidates", "wrong length", f"has {len(row['candidates'])} items; a similarity is between three"
+    return None
+
+
 def _tree(value: Any) -> Problem | None:
     if not isinstance(value, Mapping) or not {"parent", "branch"} <= set(value):
         return "wrong type", "must be a mapping with 'parent' and 'branch'"
@@ -279,7 +310,12 @@ RULES: dict[str, Callable[[Any], Problem | None]] = {
     "steps": _steps,
     "tree": _tree,
     "user": _name,
+    "history": _history,
     "strength": _number(),
+    "strength_std": _number(0),
+    "weight": _number(0),
+    "attributes": _attributes,
+    "odd": _odd,
     "context": text_problem,
 }
 
@@ -325,6 +361,7 @@ TOGETHER: dict[str, tuple[Callable[[Mapping[str, Any]], tuple[str, str, str] | N
     "user_preference": (_differ,),
     "candidates": _LISTS,
     "ranking": _LISTS,
+    "similarity": (_three,),
     "steps": (_same_length("completions", "labels"),),
     "segments": (_segments_fit,),
 }

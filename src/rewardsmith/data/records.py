@@ -45,10 +45,15 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "ranks": ("list of int", "the rank of each candidate, 1 is best, equal ranks are ties"),
     "num_correct": ("int", "how many of the candidates are right; the right ones come first"),
     "rating": ("float", "a rating of the completion"),
+    "attributes": ("{name: float or None}", "ratings of the completion by attribute"),
+    "odd": ("0, 1 or 2", "which of three candidates is least like the others"),
     "margin": ("float", "by how much chosen is better, in reward units"),
     "target_prob": ("float in [0, 1]", "probability that chosen is the better one, for soft labels"),
-    "strength": ("float", "how strong the preference is, on the annotator's scale"),
+    "strength": ("float", "how strong the preference is, on the annotator's scale; its mean, where several were asked"),
+    "strength_std": ("float >= 0", "standard deviation of the strength between those who were asked"),
+    "weight": ("float >= 0", "how much the row counts: its loss is multiplied by it"),
     "user": ("str or int", "who preferred"),
+    "history": ("list of {prompt, chosen, rejected}", "other choices of the same user"),
     "context": ("text", "under which instruction or criterion it was preferred"),
     "segments": ("list of {end, label, score}", "parts of the completion; end is the character after the last one"),
     "images": ("list of path or image", "the images that prompt and completion speak of"),
@@ -61,7 +66,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "id": ("str", "of the row"),
 }
 
-_PREFERENCE = ("margin", "target_prob", "strength", "context", "images", "tree", "category", "id")
+_PREFERENCE = (
+    "margin", "target_prob", "weight", "strength", "strength_std", "context", "history", "images", "tree", "category",
+    "id",
+)  # fmt: skip
 KINDS: dict[str, Kind] = {
     "preference": Kind(("prompt", "chosen", "rejected"), ("user", *_PREFERENCE), "one completion preferred to another"),
     "user_preference": Kind(("prompt", "chosen", "rejected", "user"), _PREFERENCE, "preferences of known users"),
@@ -73,7 +81,15 @@ KINDS: dict[str, Kind] = {
     "ranking": Kind(("prompt", "candidates", "ranks"), ("category", "id"), "completions in order of preference"),
     "steps": Kind(("prompt", "completions", "labels"), ("id",), "a completion in steps, each right or wrong"),
     "segments": Kind(("prompt", "completion", "segments"), ("id",), "a completion with labelled or scored parts"),
-    "rating": Kind(("prompt", "completion", "rating"), ("user", "category", "id"), "a completion with a number"),
+    "rating": Kind(
+        ("prompt", "completion", "rating"), ("weight", "user", "category", "id"), "a completion with a number"
+    ),
+    "attributes": Kind(
+        ("prompt", "completion", "attributes"),
+        ("weight", "user", "category", "id"),
+        "a completion with several numbers",
+    ),
+    "similarity": Kind(("candidates", "odd"), ("prompt", "weight", "user", "id"), "of three, which two are most alike"),
     "unpaired": Kind(("prompt", "completion", "label"), ("id",), "a completion, desirable or not"),
     "trajectory": Kind(("prompt", "steps"), ("rating", "images", "tree", "category", "id"), "steps of an agent"),
     "completion": Kind(("prompt", "completion"), ("images", "category", "id"), "a completion to score"),
@@ -91,10 +107,12 @@ def kind_of(columns: Iterable[str]) -> str:
     for kind in (
         "preference",
         "ranking",
+        "similarity",
         "candidates",
         "steps",
         "segments",
         "rating",
+        "attributes",
         "unpaired",
         "completion",
         "trajectory",
