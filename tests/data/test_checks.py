@@ -38,6 +38,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "steps": STEPS,
     "segments": PARTS,
     "rating": RATED,
+    "attributes": {"prompt": "2 + 2?", "completion": "4", "attributes": {"helpfulness": 3.0, "verbosity": None}},
+    "similarity": {"candidates": ["Four.", "It is 4.", "I like cats."], "odd": 2},
     "unpaired": {"prompt": "2 + 2?", "completion": "4", "label": True},
     "trajectory": AGENT,
     "completion": {"prompt": "2 + 2?", "completion": "4"},
