@@ -19,7 +19,7 @@ import torch
 from rewardsmith.data.records import Batch, Text, as_columns
 from rewardsmith.models.heads import Head
 from rewardsmith.models.reward_model import PairwiseModel
-from rewardsmith.reward import Reward, Scores
+from rewardsmith.reward import Failure, Reward, Scores
 
 Who = str | int | Sequence[Mapping[str, Any]]
 
@@ -95,6 +95,27 @@ def _entropy(p: torch.Tensor) -> torch.Tensor:
     return -(p * p.log() + (1 - p) * torch.log1p(-p))
 
 
+@dataclass
+class Choices:
+    """N choices of users, read by a backbone.
+
+    Attributes:
+        vectors: (N, 2, H), chosen before rejected.
+        prompt_hidden: (N, H), where the head reads prompts.
+    """
+
+    vectors: torch.Tensor
+    prompt_hidden: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def take(self, rows: Sequence[int]) -> Choices:
+        """The choices at the given indices."""
+        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.vectors.device)
+        return Choices(self.vectors[index], None if self.prompt_hidden is None else self.prompt_hidden[index])
+
+
 class PersonalModel(PairwiseModel):
     """A preference model of many users.
 
@@ -115,15 +136,17 @@ class PersonalModel(PairwiseModel):
         """
         return UserReward(self, self.particles(who))
 
-    @torch.inference_mode()
     def particles(self, who: Who) -> Particles:
         """What is known of a user; see `for_user`."""
-        if isinstance(who, str | int):
-            return self.head.known(who)
-        history, prompts = self._read(who)
-        return self.head.posterior(history, prompt_hidden=prompts)
+        return self.head.known(who) if isinstance(who, str | int) else self.posterior(self.read(who))
 
-    def _read(self, history: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    @torch.inference_mode()
+    def read(self, history: Sequence[Mapping[str, Any]]) -> Choices:
+        """Choices as the head sees them, from one pass of the backbone.
+
+        Raises:
+            ValueError: for a choice that cannot be read.
+        """
         vectors, places, failures = self.network.choices([history])
         if failures:
             raise ValueError(f"a choice in the history cannot be read: {failures[0].reason}")
@@ -131,14 +154,27 @@ class PersonalModel(PairwiseModel):
         if self.head.reads_prompt:
             prompts, failed = self.network.prompt_vectors([pair.get("prompt", "") for pair in history])
             if failed:
-                raise ValueError(f"a prompt in the history cannot be read: {next(iter(failed.values())).reason}")
-        return vectors[places[0]].to(self.network.device), prompts
+                row, failure = next(iter(failed.items()))
+                raise ValueError(f"the prompt of choice {row} cannot be read: {failure.reason}")
+        return Choices(vectors[places[0]].to(self.network.device), prompts)
+
+    @torch.inference_mode()
+    def posterior(self, history: Choices) -> Particles:
+        """What choices tell of a user."""
+        return self.head.posterior(history.vectors, prompt_hidden=history.prompt_hidden)
+
+    @torch.inference_mode()
+    def logits(self, choices: Choices, who: Particles) -> np.ndarray:
+        """(N,) logit of what was chosen against what was rejected, for one user: the mean over what she may be like."""
+        a, b = choices.vectors.unbind(1)
+        rewards = self.head.reward_for(torch.cat([a, b]), who.states, prompt_hidden=_twice(choices.prompt_hidden))
+        return (who.weights @ (rewards[:, : len(a)] - rewards[:, len(a) :])).double().cpu().numpy()
 
     @torch.inference_mode()
     def score_users(self, batch: Batch, users: Sequence[Who]) -> np.ndarray:
         """Scores (U, B) of the same completions for U users, from one pass of the backbone; NaN where one failed."""
-        hidden, prompts, failures = self._encode(batch)
-        out = np.stack([self._score(hidden, prompts, self.particles(who))[0] for who in users])
+        hidden, prompts, failures = self.encode(batch)
+        out = np.stack([self.scores_of(hidden, prompts, self.particles(who))[0] for who in users])
         out[:, list(failures)] = np.nan
         return out
 
@@ -152,13 +188,15 @@ class PersonalModel(PairwiseModel):
         """
         if not candidates:
             raise ValueError("there is no candidate to ask about")
-        pairs, prompts = self._read(candidates)
-        known, known_prompts = self._read(history)
-        a, b = pairs.unbind(1)
-        gain = self.head.information_gain(a, b, known, prompt_hidden=prompts, history_prompt_hidden=known_prompts)
+        pairs, known = self.read(candidates), self.read(history)
+        a, b = pairs.vectors.unbind(1)
+        gain = self.head.information_gain(
+            a, b, known.vectors, prompt_hidden=pairs.prompt_hidden, history_prompt_hidden=known.prompt_hidden
+        )
         return int(gain.argmax())
 
-    def _encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None, dict[int, Any]]:
+    def encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None, dict[int, Failure]]:
+        """Hidden vectors (B, H) of completions and, where the head reads them, of prompts; rows that failed."""
         columns = as_columns(batch)
         completions = columns["completion"]
         texts = columns.get("prompt") or [""] * len(completions)
@@ -169,13 +207,12 @@ class PersonalModel(PairwiseModel):
             failures = {**failed, **failures}
         return hidden.to(self.network.device), prompts, failures
 
-    def _score(
+    def scores_of(
         self, hidden: torch.Tensor, prompts: torch.Tensor | None, who: Particles
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean reward and its spread over what a user may be like, (B,) each, from what `encode` gave."""
         rewards = self.head.reward_for(hidden, who.states, prompt_hidden=prompts).double().cpu()
-        weights = who.weights.double().cpu()
-        mean = weights @ rewards
-        return mean.numpy(), (weights @ (rewards - mean).square()).sqrt().numpy()
+        return _moments(rewards, who)
 
 
 class UserReward(Reward):
@@ -192,8 +229,8 @@ class UserReward(Reward):
 
     @torch.inference_mode()
     def score(self, batch: Batch) -> Scores:
-        hidden, prompts, failures = self.model._encode(batch)
-        values, std = self.model._score(hidden, prompts, self.who)
+        hidden, prompts, failures = self.model.encode(batch)
+        values, std = self.model.scores_of(hidden, prompts, self.who)
         return Scores(values, std=std, failures=failures)
 
     @torch.inference_mode()
@@ -201,9 +238,19 @@ class UserReward(Reward):
         self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], **columns: Any
     ) -> np.ndarray | None:
         """Spread of the difference over what the user may be like, (B,): a shift that both share does not count."""
-        hidden, vectors, failures = self.model._encode({"prompt": [*prompts, *prompts], "completion": [*a, *b]})
+        hidden, vectors, failures = self.model.encode({"prompt": [*prompts, *prompts], "completion": [*a, *b]})
         rewards = self.model.head.reward_for(hidden, self.who.states, prompt_hidden=vectors).double().cpu()
-        logits, weights = rewards[:, : len(a)] - rewards[:, len(a) :], self.who.weights.double().cpu()
-        std = (weights @ (logits - weights @ logits).square()).sqrt().numpy()
+        _, std = _moments(rewards[:, : len(a)] - rewards[:, len(a) :], self.who)
         std[[row % len(a) for row in failures]] = np.nan
         return std
+
+
+def _moments(values: torch.Tensor, who: Particles) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (B,) of values (M, B) over a user's states."""
+    weights = who.weights.double().cpu()
+    mean = weights @ values
+    return mean.numpy(), (weights @ (values - mean).square()).sqrt().numpy()
+
+
+def _twice(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else torch.cat([tensor, tensor])
