@@ -11,11 +11,13 @@ _LAZY = {
     "Comparison": "pairs",
     "Finding": "auditing",
     "PairEvaluation": "pairs",
+    "PersonalResult": "personal",
     "audit": "auditing",
     "audit_preferences": "recorded",
     "best_of_n": "selection",
     "compare": "pairs",
     "evaluate_pairs": "pairs",
+    "evaluate_personal": "personal",
     "order_statistics_curve": "selection",
 }
 __all__ = [
@@ -24,17 +26,20 @@ __all__ = [
     "Comparison",
     "Finding",
     "PairEvaluation",
+    "PersonalResult",
     "audit",
     "audit_preferences",
     "best_of_n",
     "compare",
     "evaluate_pairs",
+    "evaluate_personal",
     "order_statistics_curve",
 ]
 
 if TYPE_CHECKING:
     from rewardsmith.evaluation.auditing import AuditReport, Finding, audit
     from rewardsmith.evaluation.pairs import Comparison, PairEvaluation, compare, evaluate_pairs
+    from rewardsmith.evaluation.personal import PersonalResult, evaluate_personal
     from rewardsmith.evaluation.recorded import audit_preferences
     from rewardsmith.evaluation.selection import BestOfN, best_of_n, order_statistics_curve
 

@@ -195,6 +195,10 @@ HEADS = {  # under rewardsmith.models
     "scalar": "heads.ScalarHead",
     "gpm": "gpm.SkewHead",
     "odin": "odin.QualityLengthHead",
+    "vpl": "vpl.VariationalHead",
+    "pal": "pal.IdealPointHead",
+    "pal_prompt": "pal.PromptIdealPointHead",
+    "micro": "micro.MixtureHead",
 }
 
 
@@ -202,6 +206,11 @@ def build_head(head: str | Head, backbone: Backbone, **config: Any) -> Head:
     """A head of `HEADS`, the `module.Class` of one of this library, or a ready `Head`, for a backbone."""
     if isinstance(head, Head):
         return head
+    return head_class(head).build(backbone, **config)
+
+
+def head_class(head: str) -> type[Head]:
+    """The class of a head by a name of `HEADS`, or by its `module.Class` in this library."""
     path = f"rewardsmith.models.{HEADS[head]}" if head in HEADS else head
     module, _, name = path.rpartition(".")
     if not module.startswith("rewardsmith."):
@@ -209,7 +218,7 @@ def build_head(head: str | Head, backbone: Backbone, **config: Any) -> Head:
     found = getattr(importlib.import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Head)):
         raise ValueError(f"{path!r} is no head")
-    return found.build(backbone, **config)
+    return found
 
 
 def head_path(head: Head) -> str:

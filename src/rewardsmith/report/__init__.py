@@ -4,5 +4,6 @@ from rewardsmith.report.builders import audit_report, best_of_n_report, evaluati
 from rewardsmith.report.cells import Cell
 from rewardsmith.report.page import Report
 from rewardsmith.report.svg import save_figure
+from rewardsmith.report.users import personal_report
 
-__all__ = ["Cell", "Report", "audit_report", "best_of_n_report", "evaluation_report", "save_figure"]
+__all__ = ["Cell", "Report", "audit_report", "best_of_n_report", "evaluation_report", "personal_report", "save_figure"]
