@@ -129,7 +129,7 @@ def test_rows_that_say_nothing_are_named(rows, message):
 
 
 def test_a_head_says_what_it_does_not_learn_from():
-    with pytest.raises(TypeError, match="ScalarHead learns from preferences.*not from similarities"):
+    with pytest.raises(TypeError, match=r"ScalarHead learns from preferences.*not from similarities"):
         train([{"candidates": [[1.0]] * 3, "odd": 0}], ArrayBackbone(1))
     with pytest.raises(RecordError, match="choice 0 must have prompt, chosen"):
         head = Alike(1)

@@ -5,34 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from personal_head import OneOfTwo
 from tiny import tiny_gpt2
 
 from rewardsmith.data import with_histories
 from rewardsmith.models import train
 from rewardsmith.models.arrays import ArrayBackbone
-from rewardsmith.models.personal import Particles, PersonalHead, PersonalModel
-
-AXES = torch.eye(2)
-
-
-class OneOfTwo(PersonalHead):
-    """A user cares about the first number or about the second; her choices say which."""
-
-    reads_history = True
-
-    def posterior(self, history, *, prompt_hidden=None):
-        gaps = (history[:, 0] - history[:, 1])[:, :2]
-        return Particles(AXES, torch.softmax(torch.nn.functional.logsigmoid(gaps).sum(0), 0))
-
-    def reward_for(self, hidden, states, *, prompt_hidden=None):
-        return states @ hidden[:, :2].T
-
-    def preference(self, a, b, *, history, history_mask, **inputs):
-        whos = [self.posterior(h[m]).mean for h, m in zip(history, history_mask)]
-        return ((a - b)[:, :2] * torch.stack(whos)).sum(-1)
-
-    def config(self):
-        return {}
+from rewardsmith.models.personal import PersonalModel
 
 
 def model():

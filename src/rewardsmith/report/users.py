@@ -14,7 +14,7 @@ from rewardsmith.report.figures import _curve, _handle, _legend, _percent_axis, 
 from rewardsmith.report.page import Report
 from rewardsmith.report.svg import GRID, INK, MUTED, PANEL, SERIES
 
-NAMED = 25  # users whose names the map shows
+NAMED = 30  # users whose names the map shows
 
 
 @_styled
@@ -60,12 +60,17 @@ def users_map(result: Mapping[str, Any]) -> Figure:
     ax.axvline(0, color=GRID, linewidth=1, zorder=0)
     strength: Any = np.clip(0.25 + 0.75 * right, 0.25, 1)
     ax.scatter(x, y, s=34, color=SERIES[0], alpha=strength, edgecolors=PANEL)
-    if len(x) <= NAMED:
-        for row in result["map"]:
+    span = max(np.ptp(x), np.ptp(y)) or 1.0
+    named: list[tuple[float, float]] = []
+    for row in result["map"]:  # a name for each place, where there is room
+        free = all(abs(row["x"] - a) > 0.2 * span or abs(row["y"] - b) > 0.04 * span for a, b in named)
+        if free and len(named) < NAMED:
             ax.annotate(str(row["user"])[:18], (row["x"], row["y"]), (5, 4), textcoords="offset points", color=INK)
+            named.append((row["x"], row["y"]))
     first, second = result["explained"]
     ax.set_title(f"users, by state; {percent(first, 0)} and {percent(second, 0)} of the variance")
     ax.margins(0.12)
+    ax.set_aspect("equal", adjustable="datalim")
     return figure
 
 
