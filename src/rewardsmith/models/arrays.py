@@ -21,7 +21,14 @@ from rewardsmith.data.records import Text
 from rewardsmith.models.backbones import Backbone, Encoded
 from rewardsmith.reward import Failure
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU}
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "leaky_relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "none": nn.Identity,
+}
 
 
 def mlp(sizes: Sequence[int], activation: str = "relu") -> nn.Sequential:
@@ -41,7 +48,7 @@ class ArrayBackbone(Backbone):
         size: D, numbers per state.
         layers: sizes of the hidden layers of f.
         hidden_size: H, what f ends in. Default: D, and without `layers` f is the identity.
-        activation: `relu`, `tanh`, `softplus` or `leaky_relu`.
+        activation: a key of `ACTIVATIONS`.
 
     Attributes:
         trainable: whether f is trained. Set it to False to learn a head on an encoder as it stands.

@@ -28,6 +28,8 @@ BACKBONES = {  # under rewardsmith.models
     "embedding": "embedding.EmbeddingBackbone",
     "transformer": "transformer.TransformerBackbone",
     "arrays": "arrays.ArrayBackbone",
+    "features": "features.FeatureBackbone",
+    "crossed": "crossed.CrossedBackbone",
 }
 
 
