@@ -135,3 +135,16 @@ def test_a_head_says_what_it_does_not_learn_from():
         head = Alike(1)
         head.reads_history = True
         encode_examples([{"chosen": [1.0], "rejected": [2.0], "history": [{"chosen": [1.0]}]}], ArrayBackbone(1), head)
+
+
+def test_parts_of_a_head_learn_at_rates_of_their_own():
+    class Two(ScalarHead):
+        rates = {"linear.bias": 0.0}  # noqa: RUF012
+        recipe = {"weight_decay": 0.0, "learning_rate": 0.05}  # noqa: RUF012
+
+    head = Two(3)
+    torch.nn.init.ones_(head.linear.bias)
+    rows = [{"completion": row.tolist(), "rating": float(row @ GOLD)} for row in GENERATOR.normal(size=(200, 3))]
+    result = train(rows, ArrayBackbone(3), head=head)
+    assert head.linear.bias.item() == 1.0 and head.linear.weight[0].tolist() == pytest.approx(GOLD.tolist(), abs=0.1)
+    assert result.history[0]["learning_rate"] == pytest.approx(0.05, rel=0.02)

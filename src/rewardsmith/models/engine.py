@@ -11,6 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -41,10 +42,12 @@ class ExampleModule(nn.Module, ABC):
     Attributes:
         budget: tokens of one forward pass; a part of a step that has more is computed in several.
         trainable: whether more than a head takes gradients, so that there is something to shard.
+        rates: multiples of the learning rate, by the beginning of a parameter's name.
     """
 
     budget: int
     trainable: bool
+    rates: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def forward(
@@ -73,6 +76,7 @@ class RewardNetwork(ExampleModule):
         super().__init__()
         self.network = network
         self.loss_options = loss_options
+        self.rates = {f"network.head.{name}": rate for name, rate in network.head.rates.items()}
         transformer = getattr(network.backbone, "model", None)
         self._no_split_modules = getattr(transformer, "_no_split_modules", None)  # the layers that FSDP shards
 
@@ -170,7 +174,7 @@ class ExampleTrainer(SafeCheckpoints, Trainer):
     model_accepts_loss_kwargs: bool
 
     def __init__(self, model: ExampleModule, args: TrainingArguments, examples: Examples, **options: Any) -> None:
-        self._trainable = model.trainable
+        self._trainable, self.rates = model.trainable, model.rates
         super().__init__(model=model, args=args, train_dataset=examples, data_collator=examples.batch, **options)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the rows of the whole step, not by its parts
         self.examples = examples
@@ -184,11 +188,28 @@ class ExampleTrainer(SafeCheckpoints, Trainer):
         self.sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if self.sharded and not self._trainable:
             raise ValueError("the backbone is frozen, so there is nothing to shard: start without FSDP or DeepSpeed")
+        if self.sharded and self.rates:
+            raise ValueError("the head learns at several rates, which sharded weights cannot: start without FSDP")
         if self.sharded and self.args.save_strategy != "no":
             raise ValueError(
                 "save_steps cannot be used with FSDP or DeepSpeed, whose own checkpoints are pickles: leave it out; "
                 "the trained model is saved at the end"
             )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """One group of parameters per learning rate."""
+        optimizer = super().create_optimizer(model)
+        if self.rates:
+            named = {id(p): name for name, p in self.model.named_parameters()}
+            groups = []
+            for group in optimizer.param_groups:
+                by_rate: dict[float, list[Any]] = {}
+                for p in group["params"]:
+                    rate = next((r for start, r in self.rates.items() if named[id(p)].startswith(start)), 1.0)
+                    by_rate.setdefault(rate, []).append(p)
+                groups += [{**group, "params": ps, "lr": group["lr"] * rate} for rate, ps in by_rate.items()]
+            optimizer.param_groups[:] = groups
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = StepSampler(

@@ -23,7 +23,7 @@ from rewardsmith.models.heads import Head
 BUCKET = 32  # steps whose rows are sorted by length together; a short window keeps the order random
 EVIDENCE = {"preference": 2, "rating": 1, "similarity": 3}  # items per row
 READ = ("prompt", "chosen", "rejected", "completion", "candidates", "odd", "rating", "attributes", "margin",
-        "target_prob", "weight")  # fmt: skip
+        "target_prob", "weight", "user", "history")  # fmt: skip
 
 
 @dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -35,6 +36,9 @@ class Head(nn.Module, ABC):
         reads_history: whether the head wants the user's other choices: `history` (B, N, 2, H), hidden vectors of chosen
             and rejected, zeros where `history_mask` (B, N) is False. No gradient goes there.
         attributes: what `rating_loss` learns, where it is more than one number.
+        rates: multiples of the learning rate, by the beginning of a parameter's name.
+        recipe: what the head wants in place of the fields of its backbone's `running.Recipe`; what the caller of `train`
+            gives goes before it.
     """
 
     scalar: ClassVar[bool] = False
@@ -44,6 +48,8 @@ class Head(nn.Module, ABC):
     reads_rows: bool = False
     reads_history: bool = False
     attributes: tuple[str, ...] = ()
+    rates: Mapping[str, float] = MappingProxyType({})
+    recipe: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
     def build(cls, backbone: Backbone, **config: Any) -> Self:

@@ -189,7 +189,7 @@ def train(
     built.fit(columns, lambda: made.network.hidden_of(examples))
     given: dict[str, Any] = {"optim": optim, "weight_decay": weight_decay, "lr_scheduler": lr_scheduler}
     given = {name: value for name, value in given.items() if value is not None}
-    recipe = replace(RECIPES[_kind(backbone, lora)], **given)
+    recipe = replace(RECIPES[_kind(backbone, lora)], **{**built.recipe, **given})
     asked: dict[str, Any] = {
         "model": backbone.name,
         "head": type(built).__name__,
