@@ -37,8 +37,8 @@ class Head(nn.Module, ABC):
             and rejected, zeros where `history_mask` (B, N) is False. No gradient goes there.
         attributes: what `rating_loss` learns, where it is more than one number.
         rates: multiples of the learning rate, by the beginning of a parameter's name.
-        recipe: what the head wants in place of the fields of its backbone's `running.Recipe`; what the caller of `train`
-            gives goes before it.
+        recipe: what the head wants in place of the fields of its backbone's `running.Recipe`; what the caller of
+            `train` gives goes before it.
     """
 
     scalar: ClassVar[bool] = False
