@@ -1,9 +1,9 @@
 """Reward models made of the weights of others: their mean, or a point beyond the last of two.
 
-`average_weights` is WARM (Ramé et al. 2024, arXiv 2401.12187): the models start from one checkpoint and are trained with
-different learning rates and orders of the data (3e-6 to 7e-6 and two batch sizes in paper 61, five models). The mean has
-the cost of one model and is harder to hack than any. `extrapolate` is ExPO (Zheng et al. 2024, arXiv 2404.16792), as
-paper 49 uses it.
+`average_weights` is WARM (Ramé et al. 2024, arXiv 2401.12187): the models start from one checkpoint and are trained
+with different learning rates and orders of the data (3e-6 to 7e-6 and two batch sizes in paper 61, five models). The
+mean has the cost of one model and is harder to hack than any. `extrapolate` is ExPO (Zheng et al. 2024, arXiv
+2404.16792), as paper 49 uses it.
 """
 
 from __future__ import annotations

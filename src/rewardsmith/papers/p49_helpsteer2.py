@@ -1,10 +1,10 @@
 """Paper 49, Wang et al. 2024: ratings and preferences complement each other, and a preference's strength is its weight.
 
 Rewards are linear in 20 features, the gold reward's weights are N(0, 1), and an annotator says how strongly the one of
-two responses is preferred: 1, 2 or 3. A label is wrong with probability 0.45, 0.25 or 0.02 by its strength, whatever the
-responses are. First world: 300 such pairs; Bradley-Terry with the strength as the weight of a pair (scaled), as a
-margin, and without it. Second world: 40 ratings with much noise (standard deviation 4) and 60 pairs; regression,
-scaled Bradley-Terry, and the paper's two stages: 20 steps of scaled Bradley-Terry that start from the regression's head.
+two responses is preferred: 1, 2 or 3. A label is wrong with probability 0.45, 0.25 or 0.02 by its strength, whatever
+the responses are. First world: 300 such pairs; Bradley-Terry with the strength as the weight of a pair (scaled), as a
+margin, and without it. Second world: 40 ratings with much noise (standard deviation 4) and 60 pairs; regression, scaled
+Bradley-Terry, and the paper's two stages: 20 steps of scaled Bradley-Terry that start from the regression's head.
 
 One draw of these worlds says little, so there are 10 of the first and 30 of the second. Draws share one model without
 touching each other: each has 20 inputs of its own. Accuracies are exact: two linear rewards at an angle of t order
@@ -35,8 +35,8 @@ FIRST, SECOND = 10, 30  # draws of the two worlds
 CLAIM = (
     f"Where the strength of a preference says how reliable it is, scaled Bradley-Terry is {SCALED:.0%} more accurate "
     f"than plain (mean of {FIRST} draws) and ahead in at least {WINS} of them; with few ratings and few preferences, "
-    f"scaled Bradley-Terry from the regression's head is {TWO_STAGE:.1%} more accurate than the better of the two alone "
-    f"(means of {SECOND} draws), and from a new head it is not."
+    f"scaled Bradley-Terry from the regression's head is {TWO_STAGE:.1%} more accurate than the better of the two "
+    f"alone (means of {SECOND} draws), and from a new head it is not."
 )
 SIZE = 20
 WRONG = {1: 0.45, 2: 0.25, 3: 0.02}
@@ -120,7 +120,7 @@ class Draws:
         weights = self.rewards(model)
         weights *= (norm / np.linalg.norm(weights, axis=1))[:, None]
         with torch.no_grad():
-            made.head.linear.weight.copy_(torch.from_numpy(weights.reshape(1, -1)))  # type: ignore[union-attr]
+            made.head.linear.weight.copy_(torch.from_numpy(weights.reshape(1, -1)))  # type: ignore[operator, union-attr]
         return made
 
 

@@ -133,7 +133,10 @@ PAPERS: tuple[Paper, ...] = (
     Paper(48, "Token-level Direct Preference Optimization", "2404.11999", "alignment", module="p48_tdpo",
           note="What TDPO2 buys is divergence and entropy, not gold: in 5 worlds DPO's expected gold was higher in 4 "
           "(6.9 against 4.4 on average there), at six times the sequential KL."),
-    Paper(49, "HelpSteer2-Preference: Complementing Ratings with Preferences", "2410.01257", "models"),
+    Paper(49, "HelpSteer2-Preference: Complementing Ratings with Preferences", "2410.01257", "models",
+          module="p49_helpsteer2",
+          note="Neither the order of the stages nor ExPO shows here: preferences first and then regression is as good "
+          "(0.82 to 0.82), and ExPO with 0.52 loses 4 points."),
     Paper(50, "Inference-Time Scaling for Generalist Reward Modeling", "2504.02495", "judges",
           module="p50_inference_scaling",
           note="Summing scores is a point or two ahead of a majority vote in this world. Where poor samples take any "
