@@ -207,6 +207,7 @@ HEADS = {  # under rewardsmith.models
     "brme": "brme.GaussianEnsembleHead",
     "contrastive": "contrastive.ContrastiveHead",
     "similarity": "similarity.SimilarityHead",
+    "context": "by_context.ContextHead",
     "vpl": "vpl.VariationalHead",
     "pal": "pal.IdealPointHead",
     "pal_prompt": "pal.PromptIdealPointHead",

@@ -30,6 +30,7 @@ TABLE_WIDTH = {"scalar": 1, "gpm": 2}  # H of the hashed table, by head; 16 for 
 RECIPES = {
     "hashed": Recipe(learning_rate=10.0, epochs=5, batch_size=32, optim="sgd"),
     "hashed vectors": Recipe(learning_rate=1e-2, epochs=5, batch_size=32),
+    "crossed": Recipe(learning_rate=10.0, epochs=10, batch_size=32, optim="sgd", weight_decay=1e-4),
     "arrays": Recipe(learning_rate=1e-3, epochs=20, batch_size=64),
     "frozen": Recipe(learning_rate=5e-3, epochs=20, batch_size=64, weight_decay=1.0),
     "lora": Recipe(learning_rate=2e-4, epochs=1, batch_size=16, warmup=0.03),
@@ -253,8 +254,8 @@ def _preferences_alone(**options: float) -> None:
 
 
 def _kind(backbone: Backbone, lora: bool) -> str:
-    if backbone.name == "arrays" and backbone.trainable:
-        return "arrays"
+    if backbone.name == "crossed" or (backbone.name == "arrays" and backbone.trainable):
+        return backbone.name
     if backbone.name == "hashed":
         return "hashed" if backbone.hidden_size == 1 else "hashed vectors"
     if not backbone.trainable:
