@@ -291,17 +291,18 @@ class PluralHead(PersonalHead):
 
     @torch.no_grad()
     def posterior(self, history: torch.Tensor, *, prompt_hidden: torch.Tensor | None = None) -> Particles:
-        """`prior`, weighted by the likelihood of the choices, the product of sigmoid(r(chosen) - r(rejected)).
+        """`prior`, weighted by exp(-loss) of the choices.
 
-        No step of an optimizer: 50 choices cost one pass of the projector. The weights of at most 512 states are exact;
-        with K above about 6 the states are few for so large a simplex where a user is like nobody seen, and `add_users`
-        is better. The paper has a point estimate only, which is what `add_users` makes.
+        With `cross_entropy` that is Bayes' rule; with a hinge, the same rule for a loss that is no log-likelihood
+        (Bissiri et al. 2016, "A General Framework for Updating Belief Distributions"). No optimizer runs: 50 choices
+        cost one pass of the projector. Weights are exact for the states there are, at most 512: with K above about 6
+        these are few for a user who is like nobody seen, and `add_users`, the paper's point estimate, is better.
         """
         who = self.prior()
         twice = None if prompt_hidden is None else prompt_hidden.repeat_interleave(2, 0)
         rewards = self.reward_for(history.flatten(0, 1), who.states, prompt_hidden=twice)
-        logits = rewards[:, 0::2] - rewards[:, 1::2]
-        return Particles(who.states, torch.softmax(who.weights.log() + F.logsigmoid(logits).sum(1), 0))
+        losses = LOSSES[self.loss_name](rewards[:, 0::2] - rewards[:, 1::2])
+        return Particles(who.states, torch.softmax(who.weights.log() - losses.sum(1), 0))
 
     def add(
         self,
