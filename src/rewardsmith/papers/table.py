@@ -86,7 +86,7 @@ PAPERS: tuple[Paper, ...] = (
     Paper(19, "Reward Design for Reinforcement Learning Agents", "2503.21949", "control"),
     Paper(20, "Unsupervised Perceptual Rewards for Imitation Learning", "1612.06699", "control"),
     Paper(21, "PAL: Pluralistic Alignment Framework for Learning from Heterogeneous Preferences",
-          "2406.08469", "models"),
+          "2406.08469", "models", module="p21_pal"),
     Paper(22, "STARC: A General Framework For Quantifying Differences Between Reward Functions",
           "2309.15257", "evaluation"),
     Paper(23, "T-REG: Preference Optimization with Token-Level Reward Regularization", "2412.02685", "alignment"),
