@@ -99,7 +99,7 @@ def personalize(
     known = None
     if held_out is not None:
         seen = set(pairs["user"])
-        later = held_out.filter(lambda row: row["user"] in seen)
+        later = held_out.select([row for row, user in enumerate(held_out["user"]) if user in seen])
         known = accuracy_of_known_users(personal.model, pairs, later, seed=seed) if len(later) else None
     summary = {
         **result.to_dict(),
