@@ -44,7 +44,12 @@ def train(
         typer.Option("--test-size", min=0, max=0.9, help="Share of prompts to hold out, where there is no --eval."),
     ] = 0.0,
     head: Annotated[
-        str, typer.Option("--head", help="'scalar' (Bradley-Terry), 'gpm' (general preferences), 'odin'.")
+        str,
+        typer.Option(
+            "--head",
+            help="'scalar' (Bradley-Terry), 'ensemble' (five, with a std), 'gpm' (general preferences), 'odin' (without "
+            "length); 'ratings' and 'brme' learn from ratings, 'vpl', 'pal' and 'micro' from many users.",
+        ),
     ] = "scalar",
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")] = None,
     learning_rate: Annotated[

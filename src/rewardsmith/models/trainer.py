@@ -24,7 +24,7 @@ from rewardsmith.models.heads import Head, build_head
 from rewardsmith.models.reward_model import PairwiseModel, RewardModel, build_backbone, load_model, made_of
 from rewardsmith.models.running import Recipe, check_positive, data_hash, peak_memory, training_run
 
-TABLE_WIDTH = {"scalar": 1, "gpm": 2}  # H of the hashed table, by head; 16 for a head of one's own
+TABLE_WIDTH = {"scalar": 1, "gpm": 2, "ensemble": 5}  # H of the hashed table, by head; 16 for a head of one's own
 
 
 RECIPES = {
@@ -117,8 +117,8 @@ def train(
         model: `hashed`, a sentence-embedding model (frozen; the head is trained), or any Hugging Face model, by path or
             hub id; or a ready `Backbone`.
         output_dir: where to write the model, whole or not at all. None: nowhere.
-        head: `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26), `odin` (quality apart from length) or a
-            `Head`. With `hashed`, a `Head` of
+        head: a key of `heads.HEADS`, as `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26), `odin` (quality
+            apart from length), `ensemble` (five heads, with a std), or a `Head`. With `hashed`, a `Head` of
             one's own reads 16 dimensions; for another number, pass `HashedBackbone(hidden_size)`.
         eval_data: held-out rows; their loss and accuracy after each epoch go into the history.
         epochs: passes over the data; a fraction is allowed. Default: by kind of backbone, as the next two.
