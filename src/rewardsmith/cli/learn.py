@@ -47,8 +47,8 @@ def train(
         str,
         typer.Option(
             "--head",
-            help="'scalar' (Bradley-Terry), 'ensemble' (five, with a std), 'gpm' (general preferences), 'odin' (without "
-            "length); 'ratings' and 'brme' learn from ratings, 'vpl', 'pal' and 'micro' from many users.",
+            help="'scalar' (Bradley-Terry), 'ensemble' (five, with a std), 'gpm' (general preferences), 'odin' "
+            "(without length); 'ratings' and 'brme' learn from ratings, 'vpl', 'pal' and 'micro' from many users.",
         ),
     ] = "scalar",
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")] = None,

@@ -117,8 +117,8 @@ def train(
         model: `hashed`, a sentence-embedding model (frozen; the head is trained), or any Hugging Face model, by path or
             hub id; or a ready `Backbone`.
         output_dir: where to write the model, whole or not at all. None: nowhere.
-        head: a key of `heads.HEADS`, as `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26), `odin` (quality
-            apart from length), `ensemble` (five heads, with a std), or a `Head`. With `hashed`, a `Head` of
+        head: a key of `heads.HEADS`, as `scalar` (Bradley-Terry), `gpm` (general preferences, paper 26), `odin`
+            (quality apart from length), `ensemble` (five heads, with a std), or a `Head`. With `hashed`, a `Head` of
             one's own reads 16 dimensions; for another number, pass `HashedBackbone(hidden_size)`.
         eval_data: held-out rows; their loss and accuracy after each epoch go into the history.
         epochs: passes over the data; a fraction is allowed. Default: by kind of backbone, as the next two.
