@@ -16,6 +16,7 @@ from rewardsmith.shaping.transforms import (
     Clip,
     LengthPenalty,
     LogSigmoid,
+    LowerConfidence,
     MeanStd,
     MinMax,
     Squashed,
@@ -168,11 +169,12 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "squashed": Squashed,
     "ceiling": Ceiling,
     "length": LengthPenalty,
+    "lcb": LowerConfidence,
 }
 
 
 def parse_transforms(spec: str, references: str | References = COLUMN) -> list[Transform]:
-    """Transforms as the command line writes them: names with `+` between, `:` before a number (`length:300+par`).
+    """Transforms as the command line writes them: `+` between names, `:` before a number (`length:300+par`, `lcb:1`).
 
     Raises:
         ValueError: for a name that is no transform's, or a number where none belongs.
@@ -182,7 +184,7 @@ def parse_transforms(spec: str, references: str | References = COLUMN) -> list[T
         name, _, number = part.strip().partition(":")
         if name not in TRANSFORMS:
             raise ValueError(f"{name!r} is no transform; there are {', '.join(TRANSFORMS)}")
-        if name in ("ceiling", "length"):
+        if name in ("ceiling", "length", "lcb"):
             if name == "ceiling" and not number:
                 raise ValueError("a ceiling needs its number: ceiling:4")
             arguments: list[Any] = [_number(part, number)] if number else []

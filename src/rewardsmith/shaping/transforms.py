@@ -252,3 +252,33 @@ class MinMax(RunningTransform):
     def scaled(self, rewards: np.ndarray) -> np.ndarray:
         spread = self.moments.high - self.moments.low
         return (rewards - self.moments.low) / spread if spread > 0 else rewards * 0.0
+
+
+class LowerConfidence(Transform):
+    """r - k std: what the reward is at least, as far as its own uncertainty can be believed (Coste et al. 2023).
+
+    For rewards whose `Scores.std` is there: ensembles, Gaussian heads, personal models. After other transforms, `std`
+    is still that of the reward before them, so this one comes first.
+
+    Args:
+        k: standard deviations to subtract, >= 0.
+    """
+
+    name = "lcb"
+
+    def __init__(self, k: float = 1.0) -> None:
+        if k < 0:
+            raise ValueError(f"k must be >= 0, got {k}")
+        self.k = float(k)
+
+    def __call__(self, scores: Scores, columns: Columns, *, update: bool = True) -> Scores:
+        if scores.std is None:
+            raise ValueError(
+                "lcb subtracts the uncertainty of a score, and this reward tells none (Scores.std): train an ensemble "
+                "(head='ensemble' or 'brme')"
+            )
+        values = scores.values - self.k * scores.std
+        failures = dict(scores.failures)
+        for row in np.flatnonzero(np.isnan(values) & scores.ok).tolist():
+            failures[row] = Failure("no_std", "the score has no standard deviation")
+        return replace(scores, values=values, failures=failures)
