@@ -25,7 +25,7 @@ from rewardsmith.reward import Reward
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TEXT, MEAN, BEST, FEWER = 0.10, 0.10, 0.93, 0.05
+TEXT, MEAN, BEST, FEWER = 0.10, 0.10, 0.93, 0.01
 PAIRS, FEW, MANY = 200, 50, 1050  # 1050 = 21 * 50, the paper's ratio
 CLAIM = (
     f"From {PAIRS} pairs, a reward of seven measured properties orders at least {TEXT:.0%} more of the held-out pairs "
