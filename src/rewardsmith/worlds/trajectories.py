@@ -56,7 +56,8 @@ def grid_robot(rng: np.random.Generator, size: int = 5, objects: int = 3, angles
     angle = np.linspace(-1, 1, angles)
     which, turned = (grid.ravel() for grid in np.meshgrid(np.arange(len(paths)), angle, indexing="ij"))
     features = np.column_stack([distances[which], np.abs(turned)])
-    features = (features - features.min(0)) / np.ptp(features, axis=0)
+    width = np.ptp(features, axis=0)
+    features = (features - features.min(0)) / np.where(width > 0, width, 1.0)
     cells = paths.reshape(len(paths), -1) / (size - 1) * 2 - 1
     return Trajectories(np.column_stack([cells[which], turned]), features)
 
