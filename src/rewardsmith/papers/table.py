@@ -123,7 +123,11 @@ PAPERS: tuple[Paper, ...] = (
           module="p37_eureka"),
     Paper(38, "SePPO: Semi-Policy Preference Optimization for Diffusion Alignment", "2410.05255", "alignment"),
     Paper(39, "Preference-free Alignment Learning with Regularized Relevance Reward", "2402.03469", "verifiers"),
-    Paper(40, "Reward-Robust RLHF in LLMs", "2409.15360", "models"),
+    Paper(40, "Reward-Robust RLHF in LLMs", "2409.15360", "models", "p40_brme",
+          "The heads differ in directions that training does not show, by their starts; with a weight decay that takes "
+          "all to 0 there, neither they nor one model are fooled, and nothing is left to gain. The nominal reward "
+          "alone is no better than one head, and the mean of the heads is as good as lambda 0.5 (not 0.2) in most "
+          "worlds. Sampled PPO was not run: policies are exact optima."),
     Paper(41, "Auto MC-Reward: Automated Dense Reward Design with Large Language Models for Minecraft",
           "2312.09238", "control"),
     Paper(42, "Scaling Autonomous Agents via Automatic Reward Modeling And Planning", "2502.12130", "data"),
