@@ -3,7 +3,7 @@
 The world: two lists of digits, and a request for the one with the larger maximum or for the longer one. A small
 transformer judges them as a large one would: it says what kind of request it is, writes the value of each list, and
 ends with a verdict. First it learns from 500 traces of two scripted teachers, one of which is wrong in a quarter of its
-traces and the other corrects those; few traces are about length. Then GRPO samples its judgments of fresh pairs of
+traces and the other corrects those; under a third are about length. Then GRPO samples its judgments of fresh pairs of
 both kinds, with +1 for a right verdict and -1 for any other answer as the only reward. Ablated, a coin decides the
 reward.
 """
@@ -63,7 +63,7 @@ KINDS: dict[str, Callable[[list[int]], int]] = {"max": max, "len": len}
 VERDICTS = ("<answer>[[A]]</answer>", "<answer>[[B]]</answer>")
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 LONGEST, TRACE = 4, 5  # items of a list; tokens of a trace
-TRACES, RARE = 500, 60  # traces of the first stage, and how many of them are about length
+TRACES, RARE = 500, 140  # traces of the first stage, and how many of them are about length
 PROMPTS, GROUP, STEPS, BETA = 40, 8, 200, 1e-3
 EPOCHS, RATE = 16, 7e-4
 
