@@ -80,8 +80,8 @@ PAPERS: tuple[Paper, ...] = (
     Paper(15, "Reasoning-SQL: Reinforcement Learning with SQL Tailored Partial Rewards for Reasoning-Enhanced "
           "Text-to-SQL", "2503.23157", "verifiers"),
     Paper(16, "RM-R1: Reward Modeling as Reasoning", "2505.02387", "judges", module="p16_reasoning_judge",
-          note="In 200 steps accuracy rises by 12 to 23 points and passes 0.9. Where 60 of the 500 traces are about the "
-          "rarer kind of request, the distilled judge is at chance there, and on 2 of 10 seeds RL never finds it. The "
+          note="In 200 steps accuracy rises by 12 to 23 points and passes 0.9. Where only 60 of the 500 traces are of "
+          "the rarer kind, the distilled judge is at chance there, and on 2 of 10 seeds RL never finds it. The "
           "reward looks at the verdict alone, and the values written before it do not survive: right in a fifth of "
           "the traces at first, in one of fifty at the end."),
     Paper(17, "Evaluating Robustness of Reward Models for Mathematical Reasoning", "2410.01729", "evaluation"),
