@@ -234,6 +234,8 @@ def _vote_together(
     if tables:  # each column learns as a table of one column would
         recipe = RECIPES["hashed"]
         options = {"optim": recipe.optim, "learning_rate": recipe.learning_rate, **options}
+    else:  # one pass must be enough
+        options = {"learning_rate": 2e-2, "batch_size": 16, "weight_decay": 0.0, **options}
     head = VotingHead(backbone.hidden_size, len(seen), seen, tables)
     network = train(columns, backbone, head=head, **options).model.network
     count = len(columns["chosen"])
