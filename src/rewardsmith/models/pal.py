@@ -494,12 +494,12 @@ class OneUserHead(Head):
     scalar = True
     weights: torch.Tensor
 
-    def __init__(self, hidden_size: int, head: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, hidden_size: int, kind: str, options: Mapping[str, Any]) -> None:
         super().__init__()
-        kind = head_class(head)
-        if not issubclass(kind, PluralHead):
-            raise ValueError(f"{head!r} has no ideal points")
-        self.inner = kind(hidden_size, **options)
+        found = head_class(kind)
+        if not issubclass(found, PluralHead):
+            raise ValueError(f"{kind!r} has no ideal points")
+        self.inner = found(hidden_size, **options)
         self.reads_prompt = self.inner.reads_prompt
         self.register_buffer("weights", torch.full((self.inner.count,), 1 / self.inner.count))
 
@@ -514,7 +514,7 @@ class OneUserHead(Head):
         return self.reward(a, prompt_hidden=prompt_hidden) - self.reward(b, prompt_hidden=prompt_hidden)
 
     def config(self) -> dict[str, Any]:
-        return {"head": head_path(self.inner), "options": self.inner.config()}
+        return {"kind": head_path(self.inner), "options": self.inner.config()}
 
 
 def export_user(model: PersonalModel, who: Who) -> RewardModel:
