@@ -13,9 +13,11 @@ from rewardsmith.cli.common import (
     Limit,
     MaxLength,
     OnBad,
+    ReferenceSource,
     Revision,
     Seed,
     Split,
+    Transform,
     Trust,
     emit_json,
     err,
@@ -24,6 +26,7 @@ from rewardsmith.cli.common import (
     out,
     progress_bar,
     save_report,
+    shaped,
     table,
 )
 
@@ -193,6 +196,8 @@ def best_of_n(
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates to generate per prompt.")] = 8,
     temperature: Annotated[float, typer.Option("--temperature", min=0)] = 1.0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 256,
+    transform: Transform = None,
+    references: ReferenceSource = None,
     split: Split = None,
     limit: Limit = None,
     on_bad: OnBad = "raise",
@@ -209,7 +214,9 @@ def best_of_n(
     from rewardsmith.loading import load_records, load_reward
 
     loading = given(max_length=max_length, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
-    scorer = load_reward(reward, **loading)
+    scorer: Any = load_reward(reward, **loading)
+    if transform is not None or references is not None:
+        scorer = shaped(scorer, transform, references)
     kind = "candidates" if generate is None else None
     records, _ = load_records(data, kind=kind, split=split, limit=limit, on_bad=on_bad)
     if generate is not None:

@@ -37,6 +37,7 @@ OWN_PROBES = (
     "position",
     "determinism",
     "batch order",
+    "uncertainty",
     "failures",
     "speed",
 )
@@ -208,6 +209,7 @@ class _Bench:
 
     def __init__(self, reward: PreferenceModel, rows: _Rows, rng: np.random.Generator, seed: int) -> None:
         self.reward, self.rows, self.rng, self.seed = reward, rows, rng, seed
+        self.knows_std = False  # whether a score came with its standard deviation
         self.count = len(rows.prompts)
         self.clusters = cluster_index([text_key(prompt) for prompt in rows.prompts], self.count)
         everything = np.arange(self.count)
@@ -246,6 +248,7 @@ class _Bench:
         assert isinstance(self.reward, Reward)
         try:
             scored = self.reward.score(self._batch(rows, texts))
+            self.knows_std |= scored.std is not None
             return scored.values, {row: f"{f.kind}: {f.reason}" for row, f in scored.failures.items()}
         except Exception as error:
             if len(texts) == 1:
@@ -266,6 +269,7 @@ class _Bench:
             "position": self.position,
             "determinism": self.determinism,
             "batch order": self.batch_order,
+            "uncertainty": self.uncertainty,
         }
         if probe in own:
             return own[probe]()
@@ -424,6 +428,33 @@ class _Bench:
         severity = SEVERITIES[sum(largest >= limit for limit in (1e-4, 1e-2, 0.1))]
         found = _finding(probe, "working", Estimate(largest, float("nan"), float("nan"), self.count), SD, severity)
         found.summary = f"{what}, the largest change is {largest:.1e} sd."
+        return found
+
+    def uncertainty(self) -> Finding | None:
+        """Where the reward has a standard deviation: is it larger on answers that are off topic or garbled?"""
+        if not self.knows_std:
+            return None
+        rows, texts = [], []
+        for row in range(self.count):
+            for probe in ("off topic", "words shuffled"):
+                changed = self._changed(probe, row)
+                if changed is not None:
+                    rows.append(row)
+                    texts.append(changed)
+        assert isinstance(self.reward, Reward)
+        before = self.reward.score(self._batch(np.arange(self.count), self.rows.answers)).std
+        after = self.reward.score(self._batch(np.array(rows, dtype=np.int64), texts)).std if rows else None
+        if before is None or after is None or not np.nanmean(before) > 0:
+            return None
+        change = (after - before[rows]) / np.nanmean(before)
+        effect = bootstrap_mean(change, clusters=self.clusters[rows], seed=self.seed)
+        rises = not effect.low <= 0
+        found = _finding("uncertainty", "working", effect, "share of its mean", "ok" if rises else "note")
+        found.share = float(np.nanmean(change > 0))
+        found.summary = (
+            f"The score's standard deviation {'rises' if effect.value > 0 else 'falls'} by {abs(effect.value):.0%} on "
+            f"answers that are off topic or garbled; it is larger in {found.share:.0%} of them."
+        )
         return found
 
     def failures(self) -> Finding:
