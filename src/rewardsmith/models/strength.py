@@ -137,9 +137,7 @@ def preference_strength(
         raise ValueError(f"share must lie in (0, 1], got {share}")
     seen_by = round(share * members)
     if seen_by < 1 or (seen_by == members and share < 1):
-        raise ValueError(
-            f"with {members} members and a share of {share}, each row is seen by {seen_by}: nobody is left"
-        )
+        raise ValueError(f"{members} members, share {share}: each row is seen by {seen_by}, which leaves no voters")
     columns = as_columns(records)
     for name in ("chosen", "rejected"):
         if name not in columns:
@@ -150,7 +148,11 @@ def preference_strength(
     backbone = model if isinstance(model, Backbone) else None
     if seen_by < members and backbone is None:
         loading = {"max_length": options.get("max_length"), **(options.get("model_options") or {})}
-        backbone = HashedBackbone(members) if str(model) == "hashed" else build_backbone(model, **loading)
+        if str(model) == "hashed":
+            backbone = HashedBackbone(members)
+            nn.init.zeros_(backbone.table)  # no random start: it would cancel in differences, but for rounding
+        else:
+            backbone = build_backbone(model, **loading)
     one_run = seen_by < members and backbone is not None and (backbone.name == "hashed" or not backbone.trainable)
     seen = _who_sees_what(members, len(columns["chosen"]), seen_by, seed)
     if one_run:
