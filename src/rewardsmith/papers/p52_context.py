@@ -25,14 +25,14 @@ from rewardsmith.papers.claim import Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RIGHT, MINORITY, BARE, MAJORITY, PRIOR, COINS = 0.95, 0.78, 0.38, 0.85, 0.25, 0.58
+RIGHT, MINORITY, BARE, MAJORITY, PRIOR, COINS, CHANCE = 0.95, 0.78, 0.38, 0.85, 0.25, 0.58, 0.01
 CLAIM = (
     f"On reversals in text, a linear model of context words crossed with answer words is right in at least {RIGHT:.0%} "
-    f"of rows, and its verdict turns with the context as often, where the same words uncrossed give exactly 50%; with "
-    f"two kinds of users, 70 to 30, context-aware choices and five answers of a new user agree with the minority in at "
-    f"least {MINORITY:.0%} of the pairs on which the two kinds differ, and with the majority in {MAJORITY:.0%}, where "
-    f"bare choices agree with the minority in at most {BARE:.0%}, two steps without answers in {PRIOR:.0%} and with a "
-    f"coin's answers in {COINS:.0%}."
+    f"of rows, and its verdict turns with the context as often, where n-grams uncrossed stay within {CHANCE:.0%} of "
+    f"chance; with two kinds of users, 70 to 30, context-aware choices and five answers of a new user agree with the "
+    f"minority in at least {MINORITY:.0%} of the pairs on which the two kinds differ, and with the majority in "
+    f"{MAJORITY:.0%}, where bare choices agree with the minority in at most {BARE:.0%}, two steps without answers in "
+    f"{PRIOR:.0%}, and with a coin's answers in {COINS:.0%}."
 )
 
 # --- text: criterion -> for each pole, how people say that they want it, and the words of an answer that has it
@@ -134,7 +134,7 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     checks = {
         f"text: accuracy at least {RIGHT}": crossed["accuracy"] >= RIGHT,
         f"text: the verdict turns with the context in at least {RIGHT}": crossed["turns"] >= RIGHT,
-        "text: without crossing exactly 0.5": uncrossed["accuracy"] == 0.5,
+        f"text: without crossing within {CHANCE} of 0.5": abs(uncrossed["accuracy"] - 0.5) <= CHANCE,
         f"users: two steps agree with the minority in at least {MINORITY}": two_step["minority"] >= MINORITY,
         f"users: two steps agree with the majority in at least {MAJORITY}": two_step["majority"] >= MAJORITY,
         f"users: bare choices agree with the minority in at most {BARE}": bare["minority"] <= BARE,
@@ -151,7 +151,7 @@ def _text(rng: np.random.Generator, seed: int, ablate: bool, records: int) -> li
         "crossed" if not ablate else "ablated (contexts shuffled)": train(
             given, CrossedBackbone(), seed=seed, epochs=6, learning_rate=30.0, batch_size=32, optim="sgd"
         ).model,
-        "side by side": train(with_context(rows), "hashed", seed=seed).model,
+        "n-grams, context and answer side by side": train(with_context(rows), "hashed", seed=seed).model,
     }  # fmt: skip
     out = []
     for name, model in models.items():
