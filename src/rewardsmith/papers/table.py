@@ -86,7 +86,7 @@ PAPERS: tuple[Paper, ...] = (
           "the traces at first, in one of fifty at the end."),
     Paper(17, "Evaluating Robustness of Reward Models for Mathematical Reasoning", "2410.01729", "evaluation"),
     Paper(18, "MiCRo: Mixture Modeling and Context-aware Routing for Personalized Preference Learning",
-          "2505.24846", "models"),
+          "2505.24846", "models", module="p18_micro"),
     Paper(19, "Reward Design for Reinforcement Learning Agents", "2503.21949", "control"),
     Paper(20, "Unsupervised Perceptual Rewards for Imitation Learning", "1612.06699", "control"),
     Paper(21, "PAL: Pluralistic Alignment Framework for Learning from Heterogeneous Preferences",
