@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +68,7 @@ def test_exchanging_the_responses_and_the_sign_changes_nothing_but_the_position(
 
 
 def test_ties_and_quarrels_are_left_out_and_counted():
+    assert prefer_by_strength([row(np.int64(2))])[0][0]["weight"] == 2.0
     pairs, left_out = prefer_by_strength([row(0), row([1, -3, 3]), row([0, 0, 0]), row([2, 2, 3, -3])])
     assert [pair["weight"] for pair in pairs] == [2.0]
     assert left_out == {"no preference": 2, "no agreement": 1}

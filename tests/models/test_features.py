@@ -182,7 +182,7 @@ def test_a_saved_model_asks_for_rewards_that_it_cannot_rebuild(tmp_path):
     np.testing.assert_allclose(loaded.score(batch).values, model.score(batch).values)
     with pytest.raises(ValueError, match="'other' is no feature"):
         loaded.backbone.attach({"other": rules()["words"]})
-    with pytest.raises(TypeError, match="function, not a Reward"):
+    with pytest.raises(TypeError, match="method, not a Reward"):
         loaded.backbone.attach({"words": len})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -84,21 +85,22 @@ def prefer_by_strength(
         used = ("response_1", "response_2", "preference_strength")
         pair = {name: value for name, value in row.items() if name not in used}
         pair |= {"chosen": row[f"response_{won}"], "rejected": row[f"response_{lost}"]}
-        pair |= {"strength": float(abs(strength)), "chosen_position": won}
-        out.append(pair if use == "plain" else {**pair, use: float(abs(strength))})
+        pair |= {"strength": abs(strength), "chosen_position": won}
+        out.append(pair if use == "plain" else {**pair, use: abs(strength)})
     return out, dict(left_out)
 
 
 def _strength(value: Any, row: int) -> float | None:
     if isinstance(value, list | tuple):
         try:
-            return aggregate_strength(value)
+            agreed = aggregate_strength(value)
+            return None if agreed is None else float(agreed)
         except (TypeError, ValueError) as error:
             raise RecordError(str(error), row=row, column="preference_strength") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         problem = f"must be a number, negative where response_1 is better, or a list of them; not {value!r}"
         raise RecordError(problem, row=row, column="preference_strength")
-    return value
+    return float(value)
 
 
 def attribute_ratings(rows: Iterable[Mapping[str, Any]], attributes: Sequence[str] = ATTRIBUTES) -> list[Row]:
