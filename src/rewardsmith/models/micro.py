@@ -335,10 +335,11 @@ def held_out_gain(
     columns = as_columns(records)
     sides = [columns.get("prompt") or [""] * len(columns["chosen"]), columns["chosen"], columns["rejected"]]
     rest = {name: values for name, values in columns.items() if name not in ("prompt", "chosen", "rejected")}
-    plain, mixed = (np.logaddexp(0, -each.preference(*sides, **rest)) for each in (baseline, model))
+    plain, mixed = (each.preference(*sides, **rest) for each in (baseline, model))
     if (bad := np.isnan(plain) | np.isnan(mixed)).any():
         raise ValueError(f"row {int(bad.argmax())}: the pair cannot be read; {int(bad.sum())} of {len(bad)} cannot")
-    return bootstrap_mean(plain - mixed, resamples=resamples, seed=seed)
+    gain = np.logaddexp(0, -plain) - np.logaddexp(0, -mixed)
+    return bootstrap_mean(gain, resamples=resamples, seed=seed)
 
 
 @torch.inference_mode()
