@@ -240,8 +240,8 @@ def naive_mean(backbone: FeatureBackbone) -> RewardModel:
     """The mean of the measurements, which nothing was learned for: what a learned reward has to be better than."""
     head = FeatureHead.build(backbone, layers=[])
     linear = head.net[0]
-    linear.weight.fill_(1 / backbone.hidden_size)  # type: ignore[operator, union-attr]
-    linear.bias.zero_()  # type: ignore[operator, union-attr]
+    linear.weight.fill_(1 / backbone.hidden_size)  # type: ignore[operator]
+    linear.bias.zero_()  # type: ignore[operator]
     return RewardModel(backbone, head, name="naive_mean")
 
 
