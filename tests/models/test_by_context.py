@@ -38,8 +38,8 @@ def reversal_world(records: int, attributes: np.ndarray, rng: np.random.Generato
 def test_reversals_need_the_context(tmp_path):
     rng = np.random.default_rng(0)
     attributes = rng.normal(size=(6, SIZE))
-    rows, test = reversal_world(1500, attributes, rng), reversal_world(500, attributes, rng)
-    options = {"epochs": 30, "learning_rate": 0.05, "batch_size": 250, "weight_decay": 0.0}
+    rows, test = reversal_world(1500, attributes, rng), reversal_world(400, attributes, rng)
+    options = {"epochs": 12, "learning_rate": 0.1, "batch_size": 250, "weight_decay": 0.0}
     aware = train(rows, ArrayBackbone(SIZE), head=ContextHead(SIZE), output_dir=tmp_path / "m", **options).model
     found = evaluate_contexts(aware, test, place="column", resamples=50)
     assert found.accuracy.value >= 0.97 and found.both_right.value >= 0.93

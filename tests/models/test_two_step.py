@@ -75,7 +75,7 @@ def test_a_judge_in_context():
     def answers(messages, sample):
         text = str(messages)
         first = text.index("soup") < text.index("duck")
-        wanted = "A" if first == ("context ===\\ncheap" in text) else "B"
+        wanted = "A" if first == ("Context: cheap" in text) else "B"
         return f"<answer>[[{wanted}]]</answer>"
 
     judge = PairwiseJudge(ScriptedModel(answers), "in_context")

@@ -84,8 +84,8 @@ class SimilarityHead(ScalarHead):
 
     def fit(self, columns: Mapping[str, list[Any]], hidden: Callable[[], torch.Tensor]) -> None:
         """Before phase 2, measure the scale of the embedding."""
-        vectors = self.embed(hidden().to(self.scale.device)).detach().flatten(0, 1)
-        spread = vectors.std(0)
+        with torch.no_grad():
+            spread = self.embed(hidden().to(self.scale.device)).flatten(0, 1).std(0)
         if not (spread > 0).any():
             raise ValueError("the backbone gives all rows the same vector: distances between them cannot be learned")
         if "chosen" in columns:
