@@ -152,7 +152,8 @@ PAPERS: tuple[Paper, ...] = (
           note="Summing scores is a point or two ahead of a majority vote in this world. Where poor samples take any "
           "score from 1 to 10 instead, a majority of 8 was ahead of sums, chosen by the meta reward (0.67 to 0.62)."),
     Paper(51, "Assessing the Zero-Shot Capabilities of LLMs for Action Evaluation in RL", "2409.12798", "control"),
-    Paper(52, "Improving Context-Aware Preference Modeling for Language Models", "2407.14916", "models"),
+    Paper(52, "Improving Context-Aware Preference Modeling for Language Models", "2407.14916", "models",
+          module="p52_context"),
     Paper(53, "ReST-MCTS*: LLM Self-Training via Process Reward Guided Tree Search", "2406.03816", "alignment"),
     Paper(54, "Few-shot In-Context Preference Learning Using Large Language Models", "2410.17233", "control"),
     Paper(55, "CREAM: Consistency Regularized Self-Rewarding Language Models", "2410.12735", "alignment"),
@@ -169,7 +170,8 @@ PAPERS: tuple[Paper, ...] = (
           note="With a penalty of 0.05 in place of 0.2, PAR's policies learn the hacks too, later: after 400 steps "
           "gold is -0.9 (one reference) and -1.3 (ten), against -2.0 for the raw proxy. Clipping at one standard "
           "deviation does better than PAR at equal KL here."),
-    Paper(62, "SIRL: Similarity-based Implicit Representation Learning", "2301.00810", "models"),
+    Paper(62, "SIRL: Similarity-based Implicit Representation Learning", "2301.00810", "models",
+          module="p62_sirl"),
     Paper(63, "Proposer-Agent-Evaluator(PAE): Autonomous Skill Discovery For Foundation Model Internet Agents",
           "2412.13194", "control"),
     Paper(64, "Learning to summarize from human feedback", "2009.01325", "models", module="p64_summarize"),
