@@ -33,9 +33,9 @@ CLAIM = (
     f"mixture gains less than {NO_GAIN} nats, and costs at most {COST:.1%} of the pairs."
 )
 
-DIM, PROMPT, PAIRS, TEST, USERS = 8, 4, {"small": 4000, "full": 20000}, 3000, 200
+DIM, PROMPT, PAIRS, TEST, USERS = 8, 4, {"small": 4000, "full": 20000}, 2000, 200
 STEEPNESS, COSINE, GATE_SD = 3.0, -0.6, 1.5
-SHOTS, HELD = (1, 5, 20), 25
+SHOTS, HELD = (1, 5, 20), 15
 Rows = dict[str, list[Any]]
 
 
@@ -69,7 +69,7 @@ def choices(rng: np.random.Generator, x: np.ndarray, wants: np.ndarray, noisy: b
 
 def fit(records: Rows, head: Head, seed: int) -> Any:
     """A head on the numbers as they are, for all methods alike."""
-    options: dict[str, Any] = {"epochs": 10, "batch_size": 200, "learning_rate": 0.1, "weight_decay": 0.0}
+    options: dict[str, Any] = {"epochs": 10, "batch_size": 400, "learning_rate": 0.1, "weight_decay": 0.0}
     return train(records, ArrayBackbone(DIM), head=head, seed=seed, **options).model
 
 
