@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -155,7 +156,7 @@ class VariationalHead(PersonalHead):
     """
 
     reads_history = True
-    recipe = {"weight_decay": 0.01}
+    recipe: Mapping[str, Any] = MappingProxyType({"weight_decay": 0.01})
 
     def __init__(
         self,
@@ -319,7 +320,7 @@ class VariationalHead(PersonalHead):
         """
         if weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
-        count, size, _ = a.shape
+        size = a.shape[1]
         history = a.new_zeros(0, 2, a.shape[-1]) if history is None else history
         signs = _patterns(size, patterns).to(a.device)  # (P, N): 1 where a is chosen
         known = self.encoder.pair(history.flatten(1))
@@ -328,8 +329,11 @@ class VariationalHead(PersonalHead):
         gains = []
         for x, y in zip(a.split(step), b.split(step)):
             both = torch.stack([torch.cat([y, x], -1), torch.cat([x, y], -1)])
-            answers = self.encoder.pair(both)[signs.T.unsqueeze(1), torch.arange(len(x), device=x.device)[:, None],
-                                              torch.arange(size, device=x.device)[:, None, None]]  # (N, q, P, Z)
+            answers = self.encoder.pair(both)[
+                signs.T.unsqueeze(1),
+                torch.arange(len(x), device=x.device)[:, None],
+                torch.arange(size, device=x.device)[:, None, None],
+            ]  # (N, q, P, Z)
             answers = answers.permute(1, 2, 0, 3).flatten(0, 1)  # (q P, N, Z)
             pairs = torch.cat([answers, known.expand(len(answers), -1, -1)], 1)
             mask = torch.ones(pairs.shape[:2], dtype=torch.bool, device=x.device)
