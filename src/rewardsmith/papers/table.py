@@ -110,8 +110,9 @@ PAPERS: tuple[Paper, ...] = (
           "2412.13746", "evaluation"),
     Paper(31, "Leveraging Domain Knowledge for Efficient Reward Modelling in RLHF: A Case-Study in E-Commerce Opinion "
           "Summarization", "2402.15473", "models", module="p31_domain_features",
-          note="In a world where the properties make the reward. On 800 of the paper's own human choices they reach 0.75, "
-          "their plain mean 0.745, and hashed words 0.84: there the longer summary was preferred in 0.79 of the pairs."),
+          note="In a world where the properties make the reward. On 800 of the paper's own human choices they reach "
+          "0.75, their plain mean 0.745, and hashed words 0.84: there the longer summary was preferred in 0.79 of the "
+          "pairs."),
     Paper(32, "A Unified Pairwise Framework for RLHF: Bridging Generative Reward Modeling and Policy Optimization",
           "2504.04950", "alignment"),
     Paper(33, "From r to Q^*: Your Language Model is Secretly a Q-Function", "2404.12358", "alignment",
