@@ -344,3 +344,6 @@ def test_parameters_learn_at_the_rates_of_the_paper():
     assert seen["head.log_scale"] == pytest.approx(1e-1)
     full = PromptIdealPointHead.build(tiny_gpt2())
     assert full.rates["f."] * 1e-5 == pytest.approx(1e-4) and full.rates[""] * 1e-5 == pytest.approx(5e-3)
+    frozen = IdealPointHead.build(ArrayBackbone(4))
+    assert frozen.layers == 0 and frozen.recipe["learning_rate"] == 2e-2
+    assert IdealPointHead.build(ArrayBackbone(4), layers=1).layers == 1

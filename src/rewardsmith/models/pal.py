@@ -382,6 +382,19 @@ class IdealPointHead(PluralHead):
         width = self.dim if mixing == "latent" else hidden_size
         self.P = nn.Parameter(F.normalize(torch.randn(prototypes, width), dim=-1))
 
+    @classmethod
+    def build(cls, backbone: Backbone, **config: Any) -> Self:
+        """As ever; but on embeddings, n-grams and arrays f is the identity unless `layers` says otherwise.
+
+        With two hidden layers, a thousand pairs on sentence embeddings were learned by heart (100 % of the training
+        pairs, half of the others). On a frozen backbone the prototypes are trained longer, at a higher rate.
+        """
+        plain = not hasattr(backbone, "add_lora")
+        head = super().build(backbone, **{**({"layers": 0} if plain else {}), **config})
+        if plain and not backbone.trainable and not head.layers:
+            head.recipe = {**head.recipe, "learning_rate": 2e-2, "epochs": 40}
+        return head
+
     def context(self, prompt_hidden: torch.Tensor | None) -> None:
         return None
 
