@@ -156,7 +156,7 @@ def prompts(rng, count):
 
 def fit(rows, head):
     torch.manual_seed(0)
-    options = {"epochs": 8, "batch_size": 100, "learning_rate": 0.1, "weight_decay": 0.0}
+    options = {"epochs": 8, "batch_size": 250, "learning_rate": 0.1, "weight_decay": 0.0}
     return train(rows, ArrayBackbone(DIM), head=head, **options).model
 
 
@@ -275,6 +275,18 @@ def test_the_routers_gradient_is_the_likelihoods_in_the_gate_alone():
     assert torch.allclose(router.gate_bias.grad, mixture.gate_bias.grad, atol=1e-6)
     assert router.weight.grad is None and a.grad is None and x.grad is None
     assert torch.equal(router.preference(a, b, prompt_hidden=x), mixture.preference(a, b, prompt_hidden=x))
+
+
+def test_soft_labels_route_in_proportion():
+    torch.manual_seed(0)
+    router, a, b = RouterHead(2, 2), torch.randn(5, 2), torch.randn(5, 2)
+    x, target = torch.randn(5, 2), torch.full((5,), 0.5)
+    torch.nn.init.normal_(router.gate_weight)
+    with torch.no_grad():
+        router.weight[1] = -router.weight[0]  # the heads disagree, and a label of one half favors neither
+    log_gate = router.log_gate(x, 5)
+    losses, _ = router.loss(a, b, prompt_hidden=x, target_prob=target)
+    assert torch.allclose(losses, -(log_gate.exp() * log_gate).sum(-1), atol=1e-5)  # the target is the gate itself
 
 
 def test_a_router_learns_contexts_from_fifty_pairs_each(world, tmp_path):

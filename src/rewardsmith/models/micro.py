@@ -27,7 +27,7 @@ from rewardsmith.models.personal import Particles, PersonalHead, PersonalModel
 from rewardsmith.reward import PreferenceModel
 
 GATES = ("prompt", "static")
-MEMORY = 0.98  # of the running mean of the gate, per step of training
+MEMORY = 0.9  # of the running mean of the gate, per step of training
 
 
 def log_likelihood(gaps: torch.Tensor, log_gate: torch.Tensor) -> torch.Tensor:
@@ -276,8 +276,8 @@ class RouterHead(MixtureHead):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         gaps = self.rewards(chosen - rejected).detach()
         log_gate = self.log_gate(None if prompt_hidden is None else prompt_hidden.detach(), len(chosen))
-        of_each = (None if value is None else value.unsqueeze(-1) for value in (margin, target_prob))
-        own = preference_loss(gaps, *of_each, label_smoothing)
+        margins, targets = (None if value is None else value.unsqueeze(-1) for value in (margin, target_prob))
+        own = preference_loss(gaps, margins, targets, label_smoothing)
         target = hedge(log_gate.detach(), own, self.tau)
         self._remember(log_gate.exp().mean(0))
         with torch.no_grad():
