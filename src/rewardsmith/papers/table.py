@@ -52,7 +52,11 @@ def list_papers() -> list[Paper]:
 
 # fmt: off
 PAPERS: tuple[Paper, ...] = (
-    Paper(1, "Reward Generalization in RLHF: A Topological Perspective", "2402.10184", "data"),
+    Paper(1, "Reward Generalization in RLHF: A Topological Perspective", "2402.10184", "data", "p01_topology",
+          "Trees win over chains at equal numbers of responses, as they have six times the comparisons; groups of "
+          "independent responses win more there. At equal numbers of comparisons chains win in this Gaussian world "
+          "(by 10 % of the variance for rough rewards, 37 % for medium ones). Shared beginnings pay where tokens are "
+          "what is scarce and rewards are rough; the accuracy of a reward trained on so few labels shows no difference."),
     Paper(2, "Writing-Zero: Bridge the Gap Between Non-verifiable Problems and Verifiable Rewards",
           "2506.00103", "judges"),
     Paper(3, "Online Intrinsic Rewards for Decision Making Agents from Large Language Model Feedback",
