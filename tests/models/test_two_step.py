@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny import tiny_llama
 
 from rewardsmith.chat import ScriptedModel
-from rewardsmith.data.contexts import split_context
+from rewardsmith.data.contexts import split_context, with_context
 from rewardsmith.judges import PairwiseJudge
+from rewardsmith.models import load_model, train
 from rewardsmith.models.two_step import TwoStep, context_posterior, vote_logits
 from rewardsmith.reward import PreferenceModel
 
@@ -89,3 +91,17 @@ def test_a_judge_in_context():
 def test_priors_are_checked(prior, problem):
     with pytest.raises(ValueError, match=problem):
         TwoStep(Tastes(), ["long", "short"], prior)
+
+
+def test_on_a_transformer(tmp_path):
+    rows = [
+        {"prompt": "Name a color.", "chosen": "Blue.", "rejected": "A deep blue.", "context": "short"},
+        {"prompt": "Name a color.", "chosen": "A deep blue.", "rejected": "Blue.", "context": "long"},
+    ]
+    network = train(with_context(rows), tiny_llama(), epochs=1, batch_size=2, output_dir=tmp_path / "m").model
+    model = TwoStep(network, ["short", "long"])
+    ask = (["Name a color."], ["Blue."], ["A deep blue."])
+    short, long = model.given(*ask)[:, 0]
+    assert np.isfinite([short, long]).all() and short != long
+    again = TwoStep(load_model(tmp_path / "m"), ["short", "long"])
+    np.testing.assert_allclose(again.preference(*ask), model.preference(*ask), atol=1e-5)

@@ -70,6 +70,8 @@ class SimilarityHead(ScalarHead):
         self.map = nn.Identity() if dim is None else nn.Linear(hidden_size, dim, bias=False)
         if layers:
             self.linear = mlp([dim or hidden_size, *layers, 1])
+        else:  # a few preferences would not outweigh a random start
+            nn.init.zeros_(self.linear.weight)
         # Of each dimension, so that it has unit variance: the margin says nothing of the scale. 0 until phase 2.
         self.register_buffer("scale", torch.zeros(dim or hidden_size))
 
@@ -80,7 +82,7 @@ class SimilarityHead(ScalarHead):
     @property
     def recipe(self) -> Mapping[str, Any]:  # type: ignore[override]
         """A few preferences want many passes with a larger step; similarities what the backbone wants."""
-        return {"learning_rate": 1e-2, "epochs": 100, "weight_decay": 0.01} if self.scale.any() else {}
+        return {"learning_rate": 0.05, "epochs": 100, "weight_decay": 0.01} if self.scale.any() else {}
 
     def fit(self, columns: Mapping[str, list[Any]], hidden: Callable[[], torch.Tensor]) -> None:
         """Before phase 2, measure the scale of the embedding."""
