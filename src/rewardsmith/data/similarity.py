@@ -39,7 +39,9 @@ def draw_triples(items: np.ndarray | Sequence[Any], count: int, *, seed: int = 0
     return found[:count]
 
 
-def similarity_rows(items: np.ndarray | Sequence[Any], triples: np.ndarray, answers: Sequence[Any]) -> list[Row]:
+def similarity_rows(
+    items: np.ndarray | Sequence[Any], triples: np.ndarray, answers: Sequence[Any] | np.ndarray
+) -> list[Row]:
     """Rows of `candidates` and `odd` for training.
 
     Args:

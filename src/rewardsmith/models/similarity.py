@@ -69,7 +69,7 @@ class SimilarityHead(ScalarHead):
         self.dim, self.margin, self.layers, self.tune = dim, margin, list(layers), tune
         self.map = nn.Identity() if dim is None else nn.Linear(hidden_size, dim, bias=False)
         if layers:
-            self.linear = mlp([dim or hidden_size, *layers, 1])
+            self.linear = mlp([dim or hidden_size, *layers, 1])  # type: ignore[assignment]
         else:  # a few preferences would not outweigh a random start
             nn.init.zeros_(self.linear.weight)
         # Of each dimension, so that it has unit variance: the margin says nothing of the scale. 0 until phase 2.

@@ -122,7 +122,7 @@ def linear(rows: list[dict[str, Any]], head: Any, seed: int, epochs: int) -> Rew
         rows, ArrayBackbone(SIZE), head=head, seed=seed, epochs=epochs, learning_rate=0.05, batch_size=250,
         weight_decay=0.02,
     ).model  # fmt: skip
-    return model  # type: ignore[return-value]
+    return model
 
 
 def run(seed: int, ablate: bool, scale: str) -> Outcome:
@@ -200,7 +200,7 @@ def _users(rng: np.random.Generator, seed: int, ablate: bool, pairs: int) -> lis
     first, second = (told(w) for w in weights)
     coins = told(np.zeros(SIZE))
     alone = prior[None]
-    rows_of = [
+    rows_of: list[tuple[str, Any, Any]] = [
         ("bare choices", np.mean(majority > 0), np.mean(majority < 0)),
         ("two steps" if not ablate else "ablated (contexts shuffled)", agreement(first, 1), agreement(second, -1)),
         ("two steps, no answers", agreement(alone, 1), agreement(alone, -1)),

@@ -48,7 +48,7 @@ def similar(world: Trajectories, rng: np.random.Generator, seed: int, ablate: bo
     dealt = rng.permutation(odd)
     told = similarity_rows(world.raw, triples, dealt if ablate else odd)
     model = train(told, backbone, head=SimilarityHead(backbone.hidden_size), seed=seed, **options).model
-    return embed(model, world.raw.tolist())  # type: ignore[arg-type]
+    return embed(model, world.raw.tolist())
 
 
 def preferred(
