@@ -12,13 +12,18 @@ _LAZY = {
     "Contamination": "split",
     "RecordError": "records",
     "ResumableWriter": "write",
+    "attribute_users": "personas",
     "check": "checks",
     "contamination": "split",
     "iter_rows": "load",
     "load_data": "load",
     "near_duplicates": "split",
+    "pairs_of_tree": "trees",
+    "prefer_by_strength": "strengths",
+    "rpr_to_preferences": "contexts",
     "split_by_prompt": "split",
     "split_by_user": "users",
+    "with_context": "contexts",
     "with_histories": "users",
     "write_rows": "write",
 }
@@ -29,22 +34,31 @@ __all__ = [
     "Contamination",
     "RecordError",
     "ResumableWriter",
+    "attribute_users",
     "check",
     "contamination",
     "iter_rows",
     "load_data",
     "near_duplicates",
+    "pairs_of_tree",
+    "prefer_by_strength",
+    "rpr_to_preferences",
     "split_by_prompt",
     "split_by_user",
+    "with_context",
     "with_histories",
     "write_rows",
 ]
 
 if TYPE_CHECKING:
     from rewardsmith.data.checks import CheckReport, check
+    from rewardsmith.data.contexts import rpr_to_preferences, with_context
     from rewardsmith.data.load import iter_rows, load_data
+    from rewardsmith.data.personas import attribute_users
     from rewardsmith.data.records import COLUMNS, KINDS, RecordError
     from rewardsmith.data.split import Contamination, contamination, near_duplicates, split_by_prompt
+    from rewardsmith.data.strengths import prefer_by_strength
+    from rewardsmith.data.trees import pairs_of_tree
     from rewardsmith.data.users import split_by_user, with_histories
     from rewardsmith.data.write import ResumableWriter, write_rows
 

@@ -200,6 +200,10 @@ def text_key(text: Text | None) -> str:
     """A string that is equal exactly where two texts are: groups rows that share a prompt."""
     if text is None or isinstance(text, str):
         return f"s:{text}"
+    if hasattr(text, "tobytes"):  # an array, where completions are numbers
+        import hashlib
+
+        return f"a:{text.shape}:{text.dtype}:{hashlib.sha256(text.tobytes()).hexdigest()}"
     import json
 
     return "m:" + json.dumps(text, sort_keys=True, ensure_ascii=False, default=str)
