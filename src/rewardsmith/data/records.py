@@ -196,7 +196,7 @@ def as_messages(text: Text, role: str) -> list[Message]:
     return [{"role": role, "content": text}] if isinstance(text, str) else list(text)
 
 
-def text_key(text: Text | None) -> str:
+def text_key(text: Any) -> str:
     """A string that is equal exactly where two texts are: groups rows that share a prompt."""
     if text is None or isinstance(text, str):
         return f"s:{text}"

@@ -363,8 +363,8 @@ def build_backbone(model: str | Path | Backbone, *, hidden_size: int | None = No
     """A backbone by name: `hashed`, a sentence-embedding model, or any Hugging Face model, by path or hub id.
 
     Args:
-        model: the name (also `crossed`: words of the context by words of the answer), or a backbone, which is returned as
-            it is. An embedding model is known by its `modules.json`.
+        model: the name (also `crossed`: words of the context by words of the answer), or a backbone, which is returned
+            as it is. An embedding model is known by its `modules.json`.
             A folder that `train` wrote gives the backbone that was trained.
         hidden_size: H of the hashed backbone.
         options: passed on: `max_length`, `dtype`, `revision`, `trust_remote_code`, ...
