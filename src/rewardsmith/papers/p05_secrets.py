@@ -117,7 +117,8 @@ def _figure(figures: dict[str, float], strength: np.ndarray, wrong: np.ndarray) 
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    bins = np.linspace(*np.quantile(strength, [0.002, 0.998]), 41)
+    low, high = np.quantile(strength, [0.002, 0.998])
+    bins = np.linspace(low, high, 41)
     left.hist([strength[~wrong], strength[wrong]], bins, stacked=True, color=["#BBBBBB", "#CC6677"])
     left.axvline(np.quantile(strength, LOWEST), color="black", linestyle="--", linewidth=1)
     left.set(xlabel="mean vote", ylabel="pairs", title="wrong labels (red) by strength")

@@ -104,7 +104,7 @@ def rewards(first: RewardModel, robust: RewardModel, responses: np.ndarray) -> d
     scores = robust.score(batch)
     found |= {name: scores.parts[name] for name in ("mean", *HEADS)}
     for weight in WEIGHTS:
-        robust.head.weight = weight
+        robust.head.weight = weight  # type: ignore[assignment]
         found[f"lambda {weight:g}"] = robust.score(batch).values
     return {name: values.reshape(responses.shape[:2]) for name, values in found.items()}
 
