@@ -11,6 +11,7 @@ only members that have not seen a pair vote on it; with `share=1` all see all, a
 from __future__ import annotations
 
 import copy
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -20,17 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from rewardsmith.data.records import Row, as_columns
 from rewardsmith.data.write import ResumableWriter
 from rewardsmith.models.backbones import Backbone
+from rewardsmith.models.ensemble import EnsembleHead
 from rewardsmith.models.hashed import HashedBackbone
-from rewardsmith.models.heads import Head
 from rewardsmith.models.reward_model import build_backbone
 from rewardsmith.models.running import data_hash
-from rewardsmith.models.trainer import RECIPES, train
+from rewardsmith.models.trainer import train
 
 
 @dataclass
@@ -60,14 +60,14 @@ class Strengths:
     @property
     def std(self) -> np.ndarray:
         """(N,) standard deviation over members (of a sample); NaN for fewer than two votes."""
-        return self._over_members(lambda votes, axis: np.nanstd(votes, axis, ddof=1), 2)
+        return self._over_members(functools.partial(np.nanstd, ddof=1), 2)
 
     @property
     def error(self) -> np.ndarray:
         """(N,) standard error of the mean: std / sqrt(voters)."""
         return self.std / np.sqrt(np.maximum(self.voters, 1))
 
-    def _over_members(self, reduce: Callable[..., np.ndarray], least: int) -> np.ndarray:
+    def _over_members(self, reduce: Callable[..., Any], least: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # rows without votes
             return np.where(self.voters >= least, reduce(self.votes, axis=0), np.nan)
@@ -168,58 +168,25 @@ def preference_strength(
     return Strengths(votes, one_run, time.perf_counter() - start)
 
 
-class VotingHead(Head):
-    """K linear rewards of one hidden vector, each trained on its own rows; the reward is their mean.
+class VotingHead(EnsembleHead):
+    """An ensemble whose members start at zero and learn from given rows, so that each row has equally many voters.
 
     Args:
         hidden_size: H.
-        members: K.
-        seen: (K, P) bool, which member trains on which row; None: all.
-        tables: the hidden vector is itself the K rewards, as with a hashed table of K columns.
+        seen: (K, P) bool, which member learns from which row; every row is seen by equally many.
+        direct: the hidden vector is itself the K rewards, as with a hashed table of K columns.
     """
 
-    scalar = True
-    reads_rows = True
+    def __init__(self, hidden_size: int, seen: np.ndarray, direct: bool = False) -> None:
+        super().__init__(hidden_size, members=len(seen), share=float(seen.mean()), direct=direct)
+        self.seen = torch.from_numpy(seen.T)
+        if not direct:  # a random start would outweigh what one epoch teaches
+            nn.init.zeros_(self.maps.last.weight)  # type: ignore[arg-type]
 
-    def __init__(
-        self, hidden_size: int, members: int = 10, seen: np.ndarray | None = None, tables: bool = False
-    ) -> None:
-        super().__init__()
-        if tables and hidden_size != members:
-            raise ValueError(f"{members} members need as many columns, not {hidden_size}")
-        self.members, self.tables = members, tables
-        self.seen = None if seen is None else torch.from_numpy(seen.T / seen.mean(1)).float()
-        self.linear = nn.Identity() if tables else nn.Linear(hidden_size, members, bias=False)
-        if not tables:
-            nn.init.zeros_(self.linear.weight)  # a random start would outweigh what one epoch teaches
-
-    def rewards(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(B, K) rewards of hidden vectors (B, H)."""
-        return self.linear(hidden)
-
-    def reward(
-        self, hidden: torch.Tensor, *, prompt_hidden: torch.Tensor | None = None, **columns: Any
-    ) -> torch.Tensor:
-        return self.rewards(hidden).mean(-1)
-
-    def preference(
-        self, a: torch.Tensor, b: torch.Tensor, *, prompt_hidden: torch.Tensor | None = None, **columns: Any
-    ) -> torch.Tensor:
-        return self.reward(a) - self.reward(b)
-
-    def preference_std(self, a: torch.Tensor, b: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        return (self.rewards(a) - self.rewards(b)).std(-1)
-
-    def loss(self, chosen: torch.Tensor, rejected: torch.Tensor, **columns: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        differences = self.rewards(chosen) - self.rewards(rejected)
-        losses = -F.logsigmoid(differences)
-        if self.seen is not None and "rows" in columns:
-            losses = losses * self.seen[columns["rows"].cpu()].to(losses)
-        # The sum: each member's gradient is what it would be alone.
-        return losses.sum(-1), differences.mean(-1)
-
-    def config(self) -> dict[str, Any]:
-        return {"members": self.members, "tables": self.tables}
+    def masked(self, each: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        if rows is None:
+            return each.mean(1)
+        return (each * self.seen[rows.cpu()].to(each)).mean(1) / self.share
 
 
 def _who_sees_what(members: int, rows: int, seen_by: int, seed: int) -> np.ndarray:
@@ -232,13 +199,12 @@ def _vote_together(
     columns: dict[str, list[Any]], backbone: Backbone, seen: np.ndarray, options: dict[str, Any]
 ) -> np.ndarray:
     """Votes (M, N) of members that are trained in one run."""
-    tables = backbone.name == "hashed" and backbone.hidden_size == len(seen)
-    if tables:  # each column learns as a table of one column would
-        recipe = RECIPES["hashed"]
-        options = {"optim": recipe.optim, "learning_rate": recipe.learning_rate, **options}
+    direct = backbone.name == "hashed" and backbone.hidden_size == len(seen)
+    head = VotingHead(backbone.hidden_size, seen, direct)
+    if direct:  # each column learns as a table of one column would
+        options = {**head.recipe, **options}
     else:  # one pass must be enough
         options = {"learning_rate": 2e-2, "batch_size": 16, "weight_decay": 0.0, **options}
-    head = VotingHead(backbone.hidden_size, len(seen), seen, tables)
     network = train(columns, backbone, head=head, **options).model.network
     count = len(columns["chosen"])
     prompts = columns.get("prompt") or [""] * count

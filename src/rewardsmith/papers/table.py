@@ -56,7 +56,7 @@ PAPERS: tuple[Paper, ...] = (
           "Trees win over chains at equal numbers of responses, as they have six times the comparisons; groups of "
           "independent responses win more there. At equal numbers of comparisons chains win in this Gaussian world "
           "(by 10 % of the variance for rough rewards, 37 % for medium ones). Shared beginnings pay where tokens are "
-          "what is scarce and rewards are rough; the accuracy of a reward trained on so few labels shows no difference."),
+          "what is scarce and rewards are rough; the accuracy of a reward trained on these few labels shows nothing."),
     Paper(2, "Writing-Zero: Bridge the Gap Between Non-verifiable Problems and Verifiable Rewards",
           "2506.00103", "judges"),
     Paper(3, "Online Intrinsic Rewards for Decision Making Agents from Large Language Model Feedback",
@@ -67,7 +67,8 @@ PAPERS: tuple[Paper, ...] = (
     Paper(5, "Secrets of RLHF in Large Language Models Part II: Reward Modeling", "2401.06080", "models",
           "p05_secrets", "Votes find wrong labels only where the voters are right more often than the labels: hashed "
           "n-grams on 1,372 pairs of hh-rlhf with 30% wrong labels find 38 to 42% in the lowest fifth, and flipping "
-          "these changes nothing. A linear reward that cannot memorize gains nothing either."),
+          "these changes nothing; with the labels as they are it loses five points. A linear reward that cannot memorize "
+          "gains nothing either."),
     Paper(6, "Tool-Augmented Reward Modeling", "2310.01045", "judges"),
     Paper(7, "On Designing Effective RL Reward at Training Time for LLM Reasoning", "2410.15115", "shaping"),
     Paper(8, "Personalizing Reinforcement Learning from Human Feedback with Variational Preference Learning",
