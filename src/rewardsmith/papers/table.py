@@ -67,8 +67,8 @@ PAPERS: tuple[Paper, ...] = (
     Paper(5, "Secrets of RLHF in Large Language Models Part II: Reward Modeling", "2401.06080", "models",
           "p05_secrets", "Votes find wrong labels only where the voters are right more often than the labels: hashed "
           "n-grams on 1,372 pairs of hh-rlhf with 30% wrong labels find 38 to 42% in the lowest fifth, and flipping "
-          "these changes nothing; with the labels as they are it loses five points. A linear reward that cannot memorize "
-          "gains nothing either."),
+          "these changes nothing; with the labels as they are it loses five points. A linear reward, which cannot "
+          "memorize, gains nothing either."),
     Paper(6, "Tool-Augmented Reward Modeling", "2310.01045", "judges"),
     Paper(7, "On Designing Effective RL Reward at Training Time for LLM Reasoning", "2410.15115", "shaping"),
     Paper(8, "Personalizing Reinforcement Learning from Human Feedback with Variational Preference Learning",
