@@ -181,7 +181,7 @@ class VotingHead(EnsembleHead):
         super().__init__(hidden_size, members=len(seen), share=float(seen.mean()), direct=direct)
         self.seen = torch.from_numpy(seen.T)
         if not direct:  # a random start would outweigh what one epoch teaches
-            nn.init.zeros_(self.maps.last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.maps.last.weight)
 
     def masked(self, each: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         if rows is None:
