@@ -36,7 +36,7 @@ Transform = Annotated[
     str | None,
     typer.Option(
         "--transform",
-        help="Shape the scores: par, lsc, centered, mean-std, clip, min-max, squashed, ceiling:4, length:300; several "
+        help="Shape the scores: par, lsc, centered, mean-std, clip, min-max, squashed, ceiling:4, length:300, lcb:1; several "
         "with + between.",
     ),
 ]
