@@ -7,6 +7,7 @@ that go on from its keys and values, so no beginning is read twice. Any other ch
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 import time
@@ -18,6 +19,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rewardsmith.alignment.search import CausalPolicy, NextToken
+from rewardsmith.chat.cache import CachedModel
+from rewardsmith.chat.endpoint import EndpointModel
 from rewardsmith.chat.local import LocalModel
 from rewardsmith.chat.protocol import Answer, ChatModel, check_sampling
 from rewardsmith.data.records import Text, as_messages
@@ -41,9 +44,9 @@ def grow_trees(
 ) -> list[Tree]:
     """A tree of up to branching^depth responses for each prompt.
 
-    An endpoint is sent the prompt and the answer so far as an assistant's message to be continued, which the server
-    must do: vLLM and SGLang with `extra_body={"continue_final_message": True, "add_generation_prompt": False}` of
-    `EndpointModel`. A server that begins a new message instead gives responses that start over in the middle.
+    An endpoint is sent the prompt and the answer so far, as an assistant's message to be continued, with vLLM's and
+    SGLang's fields that ask for it (`continue_final_message`). A server that begins a new message all the same gives
+    responses that start over in the middle: look at some.
 
     Args:
         model: what writes. A `LocalModel` reads every beginning once.
@@ -76,6 +79,8 @@ def grow_trees(
             f"{depth - 1} segments of {budget} tokens leave nothing of max_new_tokens = {max_new_tokens} for the last: "
             "give fewer segment_tokens, or more max_new_tokens"
         )
+    if isinstance(model, CachedModel) and isinstance(model.model, LocalModel):
+        model = model.model
     if isinstance(model, LocalModel):
         return _local(model, prompts, depth, branching, boundary, budget, max_new_tokens, temperature, seed)
     return _chat(model, prompts, depth, branching, boundary, budget, max_new_tokens, temperature, seed)
@@ -95,7 +100,7 @@ def _chat(
             for tree, _, text in open_
         ]
         size = longest - budget * (depth - 1) if last else budget
-        answers = model.generate(
+        answers = (model if level == 1 else _continuing(model)).generate(
             asked, branching, max_new_tokens=size, temperature=temperature, seed=seed * depth + level - 1
         )
         following = []
@@ -112,6 +117,17 @@ def _chat(
     return [
         Tree(prompt, tuple(_without_dead_ends(own, depth)), count) for prompt, own, count in zip(prompts, nodes, failed)
     ]
+
+
+def _continuing(model: ChatModel) -> ChatModel:
+    """The same model, where it is an endpoint told to go on with the last message."""
+    if isinstance(model, CachedModel):
+        return CachedModel(_continuing(model.model), model.folder)
+    if not isinstance(model, EndpointModel):
+        return model
+    other = copy.copy(model)  # its account and its connections are those of the first
+    other.extra_body = {**model.extra_body, "continue_final_message": True, "add_generation_prompt": False}
+    return other
 
 
 def _segment(answer: Answer, boundary: str) -> tuple[str, bool]:

@@ -162,7 +162,8 @@ def lca_depths(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
 def pairs_of_tree(tree: Tree, n: int, *, seed: int = 0) -> list[Row]:
     """n different pairs of leaves, drawn so that every depth of the lowest common ancestor has its equal share.
 
-    Where a depth has no pairs left, the others give more. The tree is made compact first, so no response meets itself.
+    Where a depth has no pairs left, the others give more. The tree is made compact first, so no response meets itself;
+    a response without text is not compared.
 
     Args:
         tree: the responses.
@@ -179,6 +180,8 @@ def pairs_of_tree(tree: Tree, n: int, *, seed: int = 0) -> list[Row]:
     tree = tree.compact()
     leaves, (depths, shared) = tree.leaves, lca_depths(tree)
     first, second = np.triu_indices(len(leaves), 1)
+    written = np.array([bool(tree.text(leaf).strip()) for leaf in leaves], dtype=bool)
+    first, second = (side[written[first] & written[second]] for side in (first, second))
     pools: dict[int, list[int]] = {}
     for pair in rng.permutation(len(first)):
         pools.setdefault(int(depths[first[pair], second[pair]]), []).append(int(pair))
@@ -203,11 +206,14 @@ def pairs_of_tree(tree: Tree, n: int, *, seed: int = 0) -> list[Row]:
 def pairs_of_chain(prompt: Text, completions: Sequence[Text]) -> list[Row]:
     """Responses drawn independently, compared two by two, each once: the first with the second, and so on.
 
-    Two equal responses cannot be compared: where they meet, the second waits for the next that differs.
+    Two equal responses cannot be compared: where they meet, the second waits for the next that differs. A response
+    without text is not compared.
     """
     rows: list[Row] = []
     waiting: list[Text] = []
     for completion in completions:
+        if not as_text(completion).strip():
+            continue
         match = next((at for at, other in enumerate(waiting) if as_text(other) != as_text(completion)), None)
         if match is None:
             waiting.append(completion)
@@ -273,7 +279,7 @@ def incomplete_pairs(tree: Tree, rows: Iterable[Mapping[str, Any]], logits: Sequ
         one, two = (above[leaf] for leaf in row["leaves"])
         depth = int(row["lca_depth"])
         a, b = one[depth], two[depth]
-        if a in inner and b in inner:
+        if a in inner and b in inner and tree.text(a).strip() and tree.text(b).strip():
             p = float(expit(logit))
             wins.setdefault((min(a, b), max(a, b)), []).append(p if a < b else 1 - p)
     out = []

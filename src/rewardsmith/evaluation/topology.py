@@ -144,14 +144,13 @@ def structural_function(distance: np.ndarray, clusters: Sequence[int]) -> np.nda
         raise ValueError("distances must be finite: there are responses that no path of links connects")
     if any(not 1 <= m <= size for m in clusters):
         raise ValueError(f"numbers of clusters must lie between 1 and {size}, got {list(clusters)}")
-    if size == 1:
-        return np.zeros(len(clusters))
-    links = linkage(squareform(distance, checks=False), method="average")
-    labels = cut_tree(links, n_clusters=list(clusters))
+    links = linkage(squareform(distance, checks=False), method="average") if size > 1 else None
     out = []
-    for column in labels.T:
-        member = np.zeros((size, column.max() + 1))
-        member[np.arange(size), column] = 1.0
+    for m in clusters:
+        if m == size:
+            out.append(0.0)
+            continue
+        member = np.eye(m)[cut_tree(links, n_clusters=m)[:, 0]]
         within = np.einsum("ic,ij,jc->c", member, distance, member, optimize=True)
         out.append(float((within / member.sum(0)).sum() / size))
     return np.array(out)
