@@ -12,7 +12,7 @@ import sys
 import typer
 
 from rewardsmith import __version__
-from rewardsmith.cli import apply, claims, cleaning, judging, learn, personal, selecting, trust
+from rewardsmith.cli import apply, claims, cleaning, collecting, judging, learn, personal, selecting, trust
 from rewardsmith.data.records import RecordError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def _root(
 
 app.command("train", rich_help_panel="Make")(learn.train)
 app.command("personalize", rich_help_panel="Make")(personal.personalize)
+app.command("collect", rich_help_panel="Make")(collecting.collect)
 app.command("clean", rich_help_panel="Make")(cleaning.clean)
 app.command("select", rich_help_panel="Make")(selecting.select)
 app.command("align", rich_help_panel="Use")(learn.align)
