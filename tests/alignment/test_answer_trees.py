@@ -145,6 +145,12 @@ def test_the_seed_decides_and_a_cache_around_a_local_model_does_no_harm(local: L
     assert grow_trees(CachedModel(local, tmp_path), chat, seed=1, **options) == first != other
 
 
+def test_a_prompt_that_is_too_long_gets_no_tree_and_is_told(local: LocalModel) -> None:
+    with pytest.warns(UserWarning, match="1 of 2 prompts get no tree; prompt 0: .* more than the model's 512"):
+        long, short = grow_trees(local, ["rain " * 600, "rain"], depth=1, branching=2, max_new_tokens=4)
+    assert long.nodes == () and long.failed == 2 and len(short.leaves) == 2
+
+
 def test_sentences_end_segments_of_a_local_model(local: LocalModel) -> None:
     (tree,) = grow_trees(
         local, ["Rain."], depth=2, branching=4, boundary="sentence", segment_tokens=20, max_new_tokens=30

@@ -11,6 +11,7 @@ import copy
 import functools
 import re
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -157,21 +158,41 @@ def _local(
     temperature: float, seed: int,
 ) -> list[Tree]:  # fmt: skip
     began = time.perf_counter()
-    ends = _sentence_tokens(model.tokenizer, model.model.get_output_embeddings().weight.shape[0])
-    found: list[Tree] = []
+    config = model.model.config.get_text_config()
+    mask = None
+    if boundary == "sentence":
+        mask = _sentence_tokens(model.tokenizer, config.vocab_size).to(model.model.device)
+    room = getattr(config, "max_position_embeddings", None)
+    encoded: dict[int, list[int]] = {}
+    problems: list[str] = []
+    for row, prompt in enumerate(prompts):
+        try:
+            ids = model.encode(prompt)
+            if not ids:
+                raise ValueError("the prompt has no tokens")
+            if room is not None and len(ids) + longest > room:
+                raise ValueError(f"{len(ids)} tokens and {longest} new ones are more than the model's {room}")
+            encoded[row] = ids
+        except Exception as error:  # a template raises what it likes, about this one prompt
+            problems.append(f"prompt {row}: {error}")
+    if problems:
+        warnings.warn(f"{len(problems)} of {len(prompts)} prompts get no tree; {problems[0]}", stacklevel=3)
+    found = [Tree(prompt, (), branching) for prompt in prompts]
     policy = CausalPolicy(model.model)
-    for start in range(0, len(prompts), model.batch_size):
-        batch = prompts[start : start + model.batch_size]
-        encoded = [model.encode(prompt) for prompt in batch]
+    rows = list(encoded)
+    for start in range(0, len(rows), model.batch_size):
+        batch = rows[start : start + model.batch_size]
         drawn = sample_trees(
-            policy, encoded, depth, branching, budget, longest, temperature=temperature, seed=seed + start,
-            boundary=ends.to(model.model.device) if boundary == "sentence" else None,
+            policy, [encoded[row] for row in batch], depth, branching, budget, longest, temperature=temperature,
+            boundary=mask, seed=seed + start,
         )  # fmt: skip
-        found += [Tree(prompt, _texts(model.tokenizer, tree)) for prompt, tree in zip(batch, drawn)]
-        model.usage.requests += len(batch)
-        model.usage.prompt_tokens += sum(map(len, encoded))
+        for row, tree in zip(batch, drawn):
+            found[row] = Tree(prompts[row], _texts(model.tokenizer, tree))
+        model.usage.prompt_tokens += sum(len(encoded[row]) for row in batch)
         model.usage.completion_tokens += sum(len(ids) for tree in drawn for ids in tree.ids)
         model.usage.answers += sum(len(tree.leaves) for tree in drawn)
+    model.usage.requests += len(prompts)
+    model.usage.failed += branching * len(problems)
     model.usage.seconds += time.perf_counter() - began
     return found
 

@@ -67,8 +67,8 @@ def attribute_users(
             raise RecordError("must be a mapping of attributes to numbers", row=number, column="attributes")
         if missing := [name for name in attributes if not isinstance(found.get(name), int | float)]:
             raise RecordError(f"has no number for {', '.join(missing)}", row=number, column="attributes")
-        rated = (row["completion"], np.array([found[name] for name in attributes], dtype=np.float64))
-        groups.setdefault(text_key(row["prompt"]), (row["prompt"], []))[1].append(rated)
+        ratings = np.array([found[name] for name in attributes], dtype=np.float64)
+        groups.setdefault(text_key(row["prompt"]), (row["prompt"], []))[1].append((row["completion"], ratings))
     generator = np.random.default_rng(seed)
     out: list[Row] = []
     for prompt, rated in groups.values():

@@ -27,7 +27,7 @@ from rewardsmith.models.arrays import mlp
 from rewardsmith.models.backbones import Backbone
 from rewardsmith.models.losses import preference_loss
 from rewardsmith.models.personal import Particles, PersonalHead, UserReward
-from rewardsmith.reward import Reward, Scores
+from rewardsmith.reward import Failure, Reward, Scores
 
 CHUNK = 2**23  # numbers of one intermediate tensor
 SCALINGS = ("win_rate", "min_max", "max", "exponential")
@@ -65,7 +65,7 @@ def mixture_gain(mean: torch.Tensor, log_var: torch.Tensor, weights: torch.Tenso
     """Information gain in nats, (...): the entropy of a mixture of K Gaussians less the mean entropy of the Gaussians.
 
     The mixture is taken for the diagonal Gaussian with its moments, so this is an upper bound. The code published with
-    the paper uses the variances alone; this is the formula in the text.
+    the paper approximates it from the variances alone, which sees no answers that move the mean.
 
     Args:
         mean: (..., K, Z), one posterior per answer.
@@ -210,10 +210,10 @@ class VariationalHead(PersonalHead):
 
     def _encode(self, pairs: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `encode`, from pairs (B, N, Z) that are read already."""
-        none = ~mask.any(1, keepdim=True)
         prior_mean, prior_log_var = (part.expand(len(mask), -1) for part in self.prior)
-        if bool(none.all()):
+        if not mask.shape[1]:
             return prior_mean, prior_log_var
+        none = ~mask.any(1, keepdim=True)
         mean, log_var = self.encoder(pairs, mask | none)
         if self.bound is not None:
             mean, log_var = mean.clamp(-self.bound, self.bound), log_var.clamp(-self.bound, self.bound)
@@ -230,7 +230,7 @@ class VariationalHead(PersonalHead):
         z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
         return F.normalize(z, dim=-1) * self.latent**0.5 if self.rescale else z
 
-    def preference(
+    def preference(  # type: ignore[override]  # what `reads_history` brings is always there
         self,
         a: torch.Tensor,
         b: torch.Tensor,
@@ -337,8 +337,9 @@ class VariationalHead(PersonalHead):
             answers = answers.permute(1, 2, 0, 3).flatten(0, 1)  # (q P, N, Z)
             pairs = torch.cat([answers, known.expand(len(answers), -1, -1)], 1)
             mask = torch.ones(pairs.shape[:2], dtype=torch.bool, device=x.device)
-            found = [part.unflatten(0, (len(x), len(signs))) for part in self._encode(pairs, mask)]
-            gains.append(mixture_gain(*found, self._chances(x, y, signs, who) if weights == "predictive" else None))
+            mean, log_var = (part.unflatten(0, (len(x), len(signs))) for part in self._encode(pairs, mask))
+            chances = self._chances(x, y, signs, who) if weights == "predictive" else None
+            gains.append(mixture_gain(mean, log_var, chances))
         return torch.cat(gains)
 
     def _chances(self, a: torch.Tensor, b: torch.Tensor, signs: torch.Tensor, who: Particles) -> torch.Tensor:
@@ -403,7 +404,7 @@ class ComparableReward(Reward):
         self.__name__ = f"user_reward_{scaling}"
 
     @torch.inference_mode()
-    def _rewards(self, batch: Batch) -> tuple[torch.Tensor, Mapping[int, Any]]:
+    def _rewards(self, batch: Batch) -> tuple[torch.Tensor, dict[int, Failure]]:
         model, who = self.user.model, self.user.who
         hidden, prompts, failures = model.encode(batch)
         return model.head.reward_for(hidden, who.states, prompt_hidden=prompts), failures

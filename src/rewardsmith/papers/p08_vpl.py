@@ -164,7 +164,7 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     nearer = [np.linalg.norm(side[:, None] - GOALS, axis=-1) for side in tests]
     divided = np.logical_xor.reduce(nearer[0] < nearer[1], axis=1)
     read = model.read(records(tests))
-    states = [model.posterior(model.read(history(kind))) for kind in who]
+    states = [model.posterior(model.read(history(kind))) for kind in who.tolist()]
     nobody = Particles(torch.zeros(1, 8), torch.ones(1))
 
     def right(of: list[Particles]) -> np.ndarray:
@@ -182,7 +182,7 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     bt, bt_agreed = accuracy(plain.preference([""] * len(tests[0]), *(side.tolist() for side in tests)) > 0, divided)
 
     of_many = np.arange(PROBED) % 2
-    told = probe(model, [history(kind) for kind in of_many], of_many)
+    told = probe(model, [history(kind) for kind in of_many.tolist()], of_many)
 
     asked = {}
     for weights in ("drawn", "equal", "predictive"):
@@ -196,7 +196,7 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     cells = (np.argwhere(np.ones((SIDE, SIDE), dtype=bool)) / (SIDE - 1)).tolist()
     sample = rng.random((1000, 2)).tolist()
     walkers = np.arange(WALKERS) % 2
-    users = [model.for_user(history(kind)) for kind in walkers]
+    users = [model.for_user(history(kind)) for kind in walkers.tolist()]
     comparable: list[Reward] = [ComparableReward(user, {"completion": sample}) for user in users]
     rewards = np.stack([reward.score({"completion": cells}).values for reward in comparable])
     alone = np.tile(_scores(plain, cells), (WALKERS, 1))
