@@ -36,7 +36,20 @@ def data(tmp_path):
 
 def test_new_users_are_known_from_their_choices(data, tmp_path):
     out, page = tmp_path / "model", tmp_path / "page"
-    asked = ["personalize", str(data), "--head", "pal", "--out", str(out), "--report", str(page), "--epochs", "20"]
+    asked = [
+        "personalize",
+        str(data),
+        "--head",
+        "pal",
+        "--out",
+        str(out),
+        "--report",
+        str(page),
+        "--epochs",
+        "40",
+        "--lr",
+        "0.1",
+    ]
     done = RUNNER.invoke(app, [*asked, "--test-users", "0.5", "--shots", "0,2,4", "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
