@@ -46,6 +46,8 @@ LEAVES = 2**DEPTH
 TREES, GROUPS = 12, 7  # 12 trees of 2 + 4 + 8 segments, or 7 groups of 8 responses of 3: 168 segments
 COMPARISONS = 16  # of a tree, with equal tokens
 EQUAL = (20, 8)  # trees and comparisons of each in the control
+BEST_OF = 16
+TRAINED = ("std of a trained reward", "held-out accuracy", f"gold of its best of {BEST_OF}")
 DRAWS = 8  # of all data; numbers are means over them
 RESPONSES, TOKENS, LABELS = "responses", "tokens and comparisons", "comparisons"  # budgets
 PROMPT = "Walk."
@@ -117,13 +119,14 @@ def unknown(K: np.ndarray, pairs: np.ndarray) -> tuple[float, float]:
 
 def trained(
     rng: np.random.Generator, vectors: np.ndarray, sets: dict[str, np.ndarray]
-) -> dict[str, tuple[float, float]]:
-    """Held-out accuracy and mean standard deviation (in units of the rewards' spread) of a reward trained on noisy
-    labels of each set of comparisons; the reward to be learned is drawn."""
+) -> dict[str, tuple[float, float, float]]:
+    """Mean standard deviation, held-out accuracy, and gold of its best of 16, of a reward trained on noisy labels of
+    each set of comparisons, in units of the rewards' spread; the reward to be learned is drawn."""
     found = {}
     gold = SPREAD * vectors @ rng.normal(size=vectors.shape[1])
     test = rng.integers(LEAVES, size=(1000, 2))
     test = test[test[:, 0] != test[:, 1]]
+    candidates = test[: BEST_OF * (len(test) // BEST_OF), 0].reshape(-1, BEST_OF)
     for name, pairs in sets.items():
         gap = gold[pairs[:, 0]] - gold[pairs[:, 1]]
         won = rng.random(len(pairs)) < 1 / (1 + np.exp(-gap))
@@ -135,7 +138,9 @@ def trained(
         right = model.preference(*ask) * (gold[test[:, 0]] - gold[test[:, 1]]) > 0
         std = model.preference_std(*ask)
         assert std is not None
-        found[name] = (float(right.mean()), float(std.mean()) / SPREAD)
+        scores = model.score({"completion": list(vectors[candidates.ravel()])}).values.reshape(candidates.shape)
+        best = gold[candidates[np.arange(len(candidates)), scores.argmax(1)]]
+        found[name] = (float(std.mean()) / SPREAD, float(right.mean()), float(best.mean()) / SPREAD)
     return found
 
 
@@ -167,7 +172,7 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     vectors = {roughness: features(a) for roughness, a in ROUGHNESS.items()}
     covariances = {roughness: own @ own.T for roughness, own in vectors.items()}
     found: dict[tuple[str, str, str], list[tuple[float, ...]]] = {}
-    learned: dict[str, list[tuple[float, float]]] = {}
+    learned: dict[str, list[tuple[float, float, float]]] = {}
     for draw in range(DRAWS if scale == "small" else 8 * DRAWS):
         sets = comparisons(walker, 1000 * seed + 100 * draw, ablate)
         for roughness, K in covariances.items():
@@ -188,14 +193,14 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
             "variance, begin alike": float(near),
         }
         if budget == TOKENS and roughness == "rough":
-            row["held-out accuracy"], row["std of a trained reward"] = np.mean(learned[name], axis=0).tolist()
+            row.update(zip(TRAINED, np.mean(learned[name], axis=0).tolist()))
         rows.append(row)
 
     def less(roughness: str, budget: str, other: str, at: int = 1) -> float:
         return 1 - float(means[roughness, budget, "trees"][at] / means[roughness, budget, other][at])
 
     independent = "independent groups"
-    surer = 1 - float(np.mean(learned["trees"], axis=0)[1] / np.mean(learned[independent], axis=0)[1])
+    surer = 1 - float(np.mean(learned["trees"], axis=0)[0] / np.mean(learned[independent], axis=0)[0])
     checks = {
         **{
             f"equal responses, {kind}: {OF_CHAIN:.0%} less than chains": less(kind, RESPONSES, "chain") >= OF_CHAIN

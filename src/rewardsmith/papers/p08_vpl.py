@@ -196,6 +196,7 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     users = [UserReward(model, at_mean(model, history(kind))) for kind in walkers.tolist()]
     comparable: list[Reward] = [ComparableReward(user, {"completion": sample}) for user in users]
     rewards = np.stack([reward.score({"completion": cells}).values for reward in comparable])
+    unscaled = np.stack([user.score({"completion": cells}).values for user in users])
     alone = np.tile(_scores(plain, cells), (WALKERS, 1))
     home, abroad, rest = reached(rewards, walkers), reached(rewards, 1 - walkers), reached(alone, walkers)
 
@@ -209,7 +210,8 @@ def run(seed: int, ablate: bool, scale: str) -> Outcome:
     name = "VPL" + (", answers by a coin (ablated)" if ablate else "")
     rows_out: list[dict[str, Any]] = [
         {"model": name, "pairs that divide": own, "pairs that do not": agreed, "kind of user": told,
-         "corner reached": home, "10 times the unit, raw": raw, "win rates": scaled},
+         "corner reached": home, "by raw rewards": reached(unscaled, walkers),
+         "10 times the unit, raw": raw, "win rates": scaled},
         {"model": f"{name}: another user's choices", "pairs that divide": other, "corner reached": abroad},
         {"model": f"{name}: zero latent", "pairs that divide": zero},
         {"model": f"{name}: no choices", "pairs that divide": prior},

@@ -73,9 +73,9 @@ PAPERS: tuple[Paper, ...] = (
     Paper(7, "On Designing Effective RL Reward at Training Time for LLM Reasoning", "2410.15115", "shaping"),
     Paper(8, "Personalizing Reinforcement Learning from Human Feedback with Variational Preference Learning",
           "2408.10075", "models", "p08_vpl",
-          "Labels of the claim's world have no noise. With 5 % wrong ones, in choices and histories, accuracy on divided "
-          "pairs was 0.937 in place of 0.983 (one run of each). That win rates train better policies than raw rewards "
-          "does not show here: both reach the goals."),
+          "Labels of the claim's world have no noise. With 5 % wrong ones, in pairs and histories alike, accuracy on "
+          "divided pairs was 0.937 in place of 0.983 (one run of each). Win rates walk no better than raw rewards do: "
+          "the claim shows that they put users on one scale, not that policies get better by them."),
     Paper(9, "Aligning Language Models Using Follow-up Likelihood as Reward Signal", "2409.13948", "judges"),
     Paper(10, "Behavior Alignment via Reward Function Optimization", "2310.19007", "control"),
     Paper(11, "The Trickle-down Impact of Reward (In-)consistency on RLHF", "2309.16155", "evaluation"),
